@@ -1,0 +1,138 @@
+"""What a run leaves behind: one safetensors file whose header says how to use it.
+
+The header travels in the safetensors metadata under the key `lrdiff`, as JSON. Readers that do not know it ignore it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lrdiff.errors import ArtifactError
+from lrdiff.files import replacing
+
+FORMAT = 1
+PACKAGES = ("lrdiff", "torch", "diffusers", "transformers", "peft")
+
+
+def versions() -> dict[str, str]:
+    """Return the installed versions of the packages that decide what a file means."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """How an artifact was made and what it fits.
+
+    Attributes:
+        method: Name of the trainer that made it, for example "tensor-lora".
+        adapter: Kind of adapter, the `peft_type` of its config in lower case, for example "tensor_lora" or "lora".
+        config: The adapter's own config, complete: alpha, ranks and targets are read from here, never guessed.
+        base_model: Name or path of the base model, for people.
+        base_fingerprint: Hash of the base model, for the check at load time.
+        versions: Package versions at the time of writing.
+        extra: Whatever else the trainer wants to record: seed, steps, final metrics.
+    """
+
+    method: str
+    adapter: str
+    config: dict[str, Any]
+    base_model: str
+    base_fingerprint: str
+    versions: dict[str, str] = field(default_factory=versions)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """Tensors and their header."""
+
+    tensors: dict[str, torch.Tensor]
+    header: Header
+
+    def save(self, path: Path) -> None:
+        """Write the file atomically.
+
+        Raises:
+            ArtifactError: There is nothing to save, or a tensor holds NaN or infinity.
+        """
+        if not self.tensors:
+            raise ArtifactError(f"{path}: refusing to write an adapter without tensors")
+        for name, tensor in self.tensors.items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise ArtifactError(f"{path}: tensor {name} holds NaN or infinity; the adapter was not written")
+        body = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        text = json.dumps({"format": FORMAT, **asdict(self.header)}, sort_keys=True, default=_plain)
+        with replacing(path) as temporary:
+            save_file(body, temporary, metadata={"lrdiff": text})
+
+    @classmethod
+    def load(cls, path: Path) -> Artifact:
+        """Read and check a file.
+
+        Raises:
+            ArtifactError: The file is absent, damaged, not made by lrdiff, or made by a newer format.
+        """
+        header = read_header(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except (SafetensorError, OSError) as error:
+            raise ArtifactError(f"{path}: cannot be read as safetensors ({error}); copy the file again") from error
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise ArtifactError(f"{path}: tensor {name} holds NaN or infinity; the file must not be used")
+        return cls(tensors=tensors, header=header)
+
+
+def read_header(path: Path) -> Header:
+    """Read only the header of an artifact, without its tensors. Raises `ArtifactError` as `Artifact.load` does."""
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such adapter file; give a .safetensors file or a run directory")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path}: not a readable safetensors file ({error}); copy or train it again") from error
+    if "lrdiff" not in metadata:
+        raise ArtifactError(f"{path}: has no lrdiff header, so its alpha, ranks and base model are unknown")
+    try:
+        record = json.loads(metadata["lrdiff"])
+        number = record.pop("format")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ArtifactError(f"{path}: the lrdiff header is damaged ({error})") from error
+    if number != FORMAT:
+        raise ArtifactError(f"{path}: written in format {number}, this version reads format {FORMAT}; update lrdiff")
+    known = {item.name for item in fields(Header)}
+    if not isinstance(record, dict) or set(record) != known:
+        raise ArtifactError(f"{path}: the lrdiff header has other fields than {sorted(known)}")
+    return Header(**record)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Turn the non-JSON values that peft configs hold (sets, enums, dtypes) into JSON."""
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if hasattr(value, "value"):
+        return value.value
+    return str(value)

@@ -1,0 +1,1 @@
+"""Procedural scenes with exact ground truth: the data the shipped models are made from."""

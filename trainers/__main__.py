@@ -1,0 +1,32 @@
+"""`python -m trainers RUN_DIR [--resume]`: carry out the run a run directory describes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from lrdiff.errors import LrdiffError
+
+
+def main(arguments: list[str]) -> int:
+    """Execute one run. Returns 0 for finished or stopped, 2 for errors the user can put right."""
+    resume = "--resume" in arguments
+    paths = [word for word in arguments if word != "--resume"]
+    if len(paths) != 1:
+        sys.stderr.write("usage: python -m trainers RUN_DIR [--resume]\n")
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        from trainers.run import execute
+        from trainers.rundir import open_run
+
+        execute(open_run(Path(paths[0])), resume=resume)
+    except LrdiffError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

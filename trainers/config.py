@@ -1,0 +1,153 @@
+"""The configuration of a run: one definition for the flags, the TOML file, the web form and the JSON record.
+
+Nothing here imports torch, so that `--help` and the web form answer at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+
+from annotated_types import Ge, Le, Len
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+SCHEMA = 1
+
+
+class Settings(BaseModel):
+    """Base of every configuration model: frozen, unknown keys refused, field docstrings become help texts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class DataConfig(Settings):
+    """The images a run learns from."""
+
+    images: Path = Path()
+    """Folder of training images. A text file with the same name beside an image is its caption."""
+
+    prompt: Annotated[str, Len(min_length=1)] = "a photo of sks"
+    """Caption of every image without a text file. Its rare word (here "sks") becomes the subject's name."""
+
+    validation: Path | None = None
+    """Folder of images that are never trained on; their loss is reported as validation loss."""
+
+    batch_size: PositiveInt = 4
+    """Images per step (per process)."""
+
+    flip: bool = False
+    """Also train on mirrored images. Leave off when left and right matter, for example with writing on the subject."""
+
+
+class OptimConfig(Settings):
+    """How long and how fast to train."""
+
+    steps: PositiveInt = 300
+    """Optimizer steps in all, counted from the very start, also after a resume."""
+
+    lr: PositiveFloat = 2e-3
+    """Peak learning rate of AdamW."""
+
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """Shape of the learning rate after the warm-up; linear and cosine end at zero."""
+
+    warmup: NonNegativeInt = 20
+    """Steps over which the learning rate rises linearly from zero."""
+
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay of AdamW; parameters that must stay near their start are left out by the method."""
+
+    beta1: Annotated[float, Ge(0.0), Le(0.9999)] = 0.9
+    """Decay of AdamW's first moment."""
+
+    beta2: Annotated[float, Ge(0.0), Le(0.99999)] = 0.99
+    """Decay of AdamW's second moment."""
+
+    clip: PositiveFloat = 1.0
+    """Gradients with a larger global norm are scaled down to it."""
+
+    accumulate: PositiveInt = 1
+    """Micro-batches whose gradients are averaged into one step."""
+
+
+class PrecisionConfig(Settings):
+    """Where and in which number format to compute."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU when there is one; what was taken is written into run.json."""
+
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Number format of the frozen base model and of the arithmetic; adapter weights stay fp32."""
+
+
+class WatchConfig(Settings):
+    """What a run writes while it trains. Intervals are in steps; 0 switches the thing off."""
+
+    log_every: PositiveInt = 10
+    """Write a line of metrics."""
+
+    checkpoint_every: NonNegativeInt = 100
+    """Write a checkpoint from which the run can be resumed exactly."""
+
+    keep_checkpoints: PositiveInt = 2
+    """How many of the newest checkpoints stay on disk."""
+
+    evaluate_every: NonNegativeInt = 50
+    """Measure the loss at fixed timesteps and seeds."""
+
+    preview_every: NonNegativeInt = 100
+    """Draw preview images at fixed seeds, also before the first step and after the last."""
+
+    preview_prompts: tuple[str, ...] = ()
+    """Prompts of the previews; none means the caption of the first image."""
+
+    preview_steps: PositiveInt = 15
+    """Sampling steps of a preview image."""
+
+    preview_count: PositiveInt = 2
+    """Preview images per prompt."""
+
+
+M = TypeVar("M", bound=Settings)
+
+
+class RunConfig(Settings, Generic[M]):
+    """Everything that decides a run. `M` is the method's own configuration."""
+
+    needs_images: ClassVar[bool] = True
+
+    model: str = "toys"
+    """Base model: the name of a shipped one, or a folder in diffusers' layout."""
+
+    data: DataConfig = DataConfig()
+    """The images a run learns from."""
+
+    method: M
+    """The method's own settings."""
+
+    optim: OptimConfig = OptimConfig()
+    """How long and how fast to train."""
+
+    precision: PrecisionConfig = PrecisionConfig()
+    """Where and in which number format to compute."""
+
+    watch: WatchConfig = WatchConfig()
+    """What a run writes while it trains."""
+
+    seed: NonNegativeInt = 0
+    """Every random number of the run follows from it."""
+
+
+def describe_errors(error: Any, where: str = "config") -> str:
+    """Turn a pydantic ValidationError into one line per problem: `optim.lr: Input should be greater than 0 (got -1)`.
+
+    Args:
+        error: The `pydantic.ValidationError`.
+        where: What was being read, put before each line.
+    """
+    lines = []
+    for item in error.errors(include_url=False):
+        path = ".".join(str(part) for part in item["loc"]) or "(whole)"
+        got = "" if item["type"] == "missing" else f" (got {item['input']!r})"
+        lines.append(f"{where}: {path}: {item['msg']}{got}")
+    return "\n".join(lines)

@@ -1,0 +1,87 @@
+"""Settings of the adapters that are trained by the denoising loss. No torch here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Le
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from trainers.config import Settings
+
+Targets = Literal["attention", "attention+ff", "attention+ff+conv"]
+
+
+class DenoiseSettings(Settings, ABC):
+    """What every adapter trained by the denoising loss has in common."""
+
+    adapter: ClassVar[str]
+    """peft's name of the adapter kind, in lower case."""
+
+    targets: Targets = "attention"
+    """Which layers of the denoiser are adapted: attention projections, also feed-forward, also convolutions."""
+
+    min_snr: NonNegativeFloat = 0.0
+    """Min-SNR loss weighting (arXiv 2303.09556) with this gamma, usually 5; 0 weights all timesteps alike."""
+
+    @abstractmethod
+    def peft(self, layers: list[str]) -> Any:
+        """Return the peft configuration for these layer names."""
+
+
+class TensorLoraSettings(DenoiseSettings):
+    """Tensor-ring transform of the layer's input plus a tensor-ring or low-rank residual (arXiv 2501.08727)."""
+
+    adapter: ClassVar[str] = "tensor_lora"
+
+    transform_rank: NonNegativeInt = 2
+    """Ring rank of the transform T in `W0 T + s D`; 0 switches the transform off."""
+
+    residual: Literal["ring", "lora", "none"] = "ring"
+    """Form of the residual D: a tensor ring, plain LoRA factors, or none."""
+
+    r: PositiveInt = 6
+    """Rank of the residual. A ring of rank R is a LoRA of rank R*R with tensorised factors."""
+
+    alpha: PositiveFloat = 1.0
+    """Scale of the residual: s = alpha / sqrt(r)."""
+
+    init: Literal["broken-symmetry", "paper"] = "broken-symmetry"
+    """Start of the transform. Both are the exact identity; with the paper's all ring slices stay equal for ever."""
+
+    def peft(self, layers: list[str]) -> Any:
+        """Return the peft configuration for these layer names."""
+        from lrdiff.tensor_lora import TensorLoraConfig
+
+        return TensorLoraConfig(
+            target_modules=layers,
+            r=self.r,
+            transform_rank=self.transform_rank,
+            residual=self.residual,
+            alpha=self.alpha,
+            init=self.init,
+        )
+
+
+class LoraSettings(DenoiseSettings):
+    """Plain low-rank adapters (arXiv 2106.09685) through peft."""
+
+    adapter: ClassVar[str] = "lora"
+
+    r: PositiveInt = 4
+    """Rank of the update."""
+
+    alpha: PositiveInt = 4
+    """Scale of the update: s = alpha / r."""
+
+    dropout: Annotated[float, Ge(0.0), Le(0.9)] = 0.0
+    """Share of the adapter's inputs that are dropped while training."""
+
+    def peft(self, layers: list[str]) -> Any:
+        """Return the peft configuration for these layer names."""
+        from peft import LoraConfig
+
+        return LoraConfig(
+            target_modules=layers, r=self.r, lora_alpha=self.alpha, lora_dropout=self.dropout, bias="none"
+        )

@@ -1,0 +1,101 @@
+"""Device, precision and processes. The only module that imports accelerate."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from lrdiff.errors import BackendError
+from trainers.config import PrecisionConfig
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Engine:
+    """Runs a method's forward and backward on one or several processes."""
+
+    def __init__(self, precision: PrecisionConfig) -> None:
+        """Choose device and precision.
+
+        Raises:
+            BackendError: A GPU was asked for and there is none, or it cannot compute in bf16.
+        """
+        cuda = torch.cuda.is_available()
+        if precision.device == "cuda" and not cuda:
+            raise BackendError("precision.device is cuda, but torch sees no GPU; use auto or cpu, or run lrdiff doctor")
+        use_cpu = precision.device == "cpu" or not cuda
+        if precision.dtype == "bf16" and not use_cpu and not torch.cuda.is_bf16_supported():
+            raise BackendError("precision.dtype is bf16, but this GPU cannot compute in bf16; use fp32")
+        self.dtype = DTYPES[precision.dtype]
+        self._accelerator = Accelerator(cpu=use_cpu, mixed_precision="bf16" if precision.dtype == "bf16" else "no")
+        self.device: torch.device = self._accelerator.device
+        self.processes: int = self._accelerator.num_processes
+        self.rank: int = self._accelerator.process_index
+
+    @property
+    def is_main(self) -> bool:
+        """True on the process that writes files."""
+        return self.rank == 0
+
+    def prepare(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Wrap method and optimizer for this device, precision and number of processes."""
+        module, wrapped = self._accelerator.prepare(method, optimizer)
+        return module, wrapped
+
+    def unsynchronised(self, module: nn.Module, last: bool) -> AbstractContextManager[Any]:
+        """Return the context for one micro-batch: gradients are exchanged between processes only on the last."""
+        return nullcontext() if last else self._accelerator.no_sync(module)
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate gradients."""
+        self._accelerator.backward(loss)
+
+    def clip(self, params: Sequence[nn.Parameter], max_norm: float) -> Tensor:
+        """Scale gradients down to a global norm of `max_norm` and return the norm they had."""
+        return torch.nn.utils.clip_grad_norm_(params, max_norm)
+
+    def mean(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
+        """Average scalars over processes."""
+        if not metrics:
+            return {}
+        stacked = torch.stack([metrics[key].detach().float().to(self.device) for key in sorted(metrics)])
+        if self.processes > 1:
+            stacked = self._accelerator.reduce(stacked, reduction="mean")
+        return dict(zip(sorted(metrics), stacked.tolist(), strict=True))  # pyright: ignore[reportAttributeAccessIssue]
+
+    def move(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Put a batch's tensors on the device, one level of nesting deep."""
+        return {key: self._move(value) for key, value in batch.items()}
+
+    def _move(self, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: self._move(item) for key, item in value.items()}
+        return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+
+    def wait(self) -> None:
+        """Return when every process is here."""
+        self._accelerator.wait_for_everyone()
+
+    def peak_memory(self) -> int:
+        """Return the peak memory so far in bytes: of the GPU if one is used, else of this process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+    def describe(self) -> str:
+        """Return the device in words, for records."""
+        if self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
+        else:
+            name = f"CPU, {torch.get_num_threads()} threads"
+        return f"{name}, {self.processes} process{'es' if self.processes > 1 else ''}, {self.dtype}".replace(
+            "torch.", ""
+        )

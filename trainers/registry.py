@@ -1,0 +1,67 @@
+"""The methods by name. A method's code is imported only when it is chosen."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from lrdiff.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a method lives.
+
+    Attributes:
+        summary: One line for lists and help texts.
+        config: Dotted path `module:Class` of its settings, importable without torch.
+        method: Dotted path `module:Class` of its Method.
+    """
+
+    summary: str
+    config: str
+    method: str
+
+
+METHODS: dict[str, Entry] = {
+    "tensor-lora": Entry(
+        "a subject or style from a few images, in a tensor-ring transform and residual of a few hundred kB",
+        "trainers.denoise.config:TensorLoraSettings",
+        "trainers.denoise.method:Denoise",
+    ),
+    "lora": Entry(
+        "the same with plain LoRA, for comparison and for other tools",
+        "trainers.denoise.config:LoraSettings",
+        "trainers.denoise.method:Denoise",
+    ),
+}
+
+
+def entry(name: str) -> Entry:
+    """Return a method's entry. Raises `ConfigError` with the known names when there is none."""
+    if name not in METHODS:
+        raise ConfigError(f"unknown method {name!r}; known methods: {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def config_class(name: str) -> Any:
+    """Return the class of a method's settings."""
+    return _resolve(entry(name).config)
+
+
+def method_class(name: str) -> Any:
+    """Return a method's class; imports torch."""
+    return _resolve(entry(name).method)
+
+
+def run_config_class(name: str) -> Any:
+    """Return the run configuration with the method's settings filled in: `RunConfig[Settings of the method]`."""
+    from trainers.config import RunConfig
+
+    return RunConfig[config_class(name)]
+
+
+def _resolve(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)

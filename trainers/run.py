@@ -1,0 +1,230 @@
+"""Carries out one run: from a run directory in state `queued` to an end state that was checked on disk."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from lrdiff.artifact import Artifact, sha256, versions
+from lrdiff.errors import ArtifactError, ConfigError, LrdiffError, RunError
+from lrdiff.rng import derive, stream
+from trainers import checkpoint, hooks, report
+from trainers.config import RunConfig, describe_errors
+from trainers.engine import Engine
+from trainers.loop import Hook, State, fit
+from trainers.method import Method
+from trainers.registry import method_class, run_config_class
+from trainers.rundir import RunDir, is_alive, now, process_identity
+
+log = logging.getLogger(__name__)
+
+
+def execute(run: RunDir, *, resume: bool = False) -> str:
+    """Train what the run directory describes and write how it ended.
+
+    Args:
+        run: A run in state queued, or, with `resume`, one that was stopped, interrupted or failed.
+        resume: Continue from the newest checkpoint.
+
+    Returns:
+        `finished` or `stopped`.
+
+    Raises:
+        LrdiffError: The run cannot start or go on; the state is then `failed` and `outcome` holds the message.
+    """
+    record = run.read()
+    _claim(run, record, resume)
+    started = time.monotonic()
+    with _log_file(run), _signals() as asked:
+        try:
+            config = read_config(record)
+            outcome, state = _train(run, record["method"], config, asked, resume)
+            run.update(state=outcome, outcome=state.stop or "all steps done", step=state.step, **_ended(started))
+        except LrdiffError as error:
+            run.update(state="failed", outcome=str(error), **_ended(started))
+            raise
+        except BaseException as error:
+            log.error("%s", traceback.format_exc())
+            run.update(state="failed", outcome=f"{type(error).__name__}: {error}", **_ended(started))
+            raise
+    report.write(run)
+    log.info("%s after %.0f s: %s", outcome, time.monotonic() - started, run.artifact_path)
+    return outcome
+
+
+def build(method: str, config: RunConfig[Any], engine: Engine) -> Method[Any]:
+    """Build a method from its configuration, with its random initialisation drawn from the run's seed."""
+    torch.manual_seed(derive(config.seed, "init"))
+    return method_class(method)(config, method, engine)
+
+
+def read_config(record: dict[str, Any]) -> RunConfig[Any]:
+    """Return the typed configuration of a run record. Raises `ConfigError` for anything that does not fit."""
+    try:
+        return run_config_class(record["method"]).model_validate(record["config"])
+    except ValidationError as error:
+        raise ConfigError(describe_errors(error, "run.json")) from error
+    except KeyError as error:
+        raise RunError(f"run.json has no {error}; it was not written by lrdiff") from error
+
+
+def preflight(method: Method[Any], config: RunConfig[Any], engine: Engine, folder: Path) -> list[str]:
+    """Say what a run will do, on which layers and for how long, and refuse what cannot work.
+
+    The time is measured, not guessed: one forward and backward pass after a first one that warms up.
+
+    Raises:
+        RunError: The disk has too little room for the checkpoints.
+    """
+    size = sum(p.numel() * p.element_size() for group in method.param_groups() for p in group.params)
+    # A checkpoint holds the parameters and AdamW's two moments; one more is on disk while it is being replaced.
+    need = size * (3 * (config.watch.keep_checkpoints + 1) + 1) + 50_000_000
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise RunError(f"{folder}: {free / 1e6:.0f} MB free, but the run needs {need / 1e6:.0f} MB; free some space")
+    seconds = _time_step(method, config, engine)
+    describe = getattr(method, "describe", list)
+    total = config.optim.steps * config.optim.accumulate * seconds
+    return [
+        *describe(),
+        f"{config.optim.steps} steps at {seconds:.2f} s: about {_duration(total)} on {engine.describe()}, "
+        "previews and evaluation not counted",
+        f"disk: up to {need / 1e6:.0f} MB, {free / 1e9:.0f} GB free",
+    ]
+
+
+def _time_step(method: Method[Any], config: RunConfig[Any], engine: Engine) -> float:
+    """Time one micro-batch, forward and backward. Gradients are cleared; parameters do not change."""
+    method.train()
+    elapsed = 0.0
+    for _ in range(2):
+        begin = time.perf_counter()
+        torch.manual_seed(derive(config.seed, "preflight"))
+        batch = engine.move(method.batch(0, stream(config.seed, "batch", 0)))
+        with torch.autocast(engine.device.type, dtype=engine.dtype, enabled=engine.dtype != torch.float32):
+            loss, _ = method(batch, stream(config.seed, "preflight"))
+        loss.backward()
+        elapsed = time.perf_counter() - begin if float(loss.detach()) == float(loss.detach()) else float("nan")
+        method.zero_grad(set_to_none=True)
+    return elapsed
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
+def _train(run: RunDir, name: str, config: RunConfig[Any], asked: list[str], resume: bool) -> tuple[str, State]:
+    engine = Engine(config.precision)
+    run.update(device=engine.describe(), versions=versions())
+    method = build(name, config, engine)
+    lines = preflight(method, config, engine, run.path)
+    for line in lines:
+        log.info("%s", line)
+    run.update(preflight=lines)
+    watchers = _hooks(run, config, engine, asked)
+    restore = (lambda state: checkpoint.restore(run, state)) if resume else None
+    state = fit(method, config.optim, engine=engine, seed=config.seed, hooks=watchers, restore=restore)
+    _save(run, method, state)
+    run.update(peak_memory=engine.peak_memory())
+    return ("finished" if state.step >= config.optim.steps else "stopped"), state
+
+
+def _hooks(run: RunDir, config: RunConfig[Any], engine: Engine, asked: list[str]) -> list[Hook]:
+    """Arrange what happens around a step. Stopping is asked first, so that the others know the last step."""
+    watch, steps = config.watch, config.optim.steps
+    quiet = [
+        hooks.LogMetrics(run, steps, watch.log_every),
+        hooks.every(watch.evaluate_every, hooks.evaluate(run, config.seed), last=steps, first=True),
+        hooks.every(watch.preview_every, hooks.preview(run, config.seed), last=steps, first=True),
+        hooks.every(watch.checkpoint_every, hooks.save_checkpoint(run, watch.keep_checkpoints), last=steps),
+        hooks.at_stop(hooks.save_checkpoint(run, watch.keep_checkpoints)),
+    ]
+    stops = [
+        hooks.stop_when(hooks.stop_file(run)),
+        hooks.stop_when(lambda: asked[0] if asked else ""),
+    ]
+    return [*stops, *(hooks.on_main(engine, hook) for hook in quiet)]
+
+
+def _save(run: RunDir, method: Method[Any], state: State) -> None:
+    """Write the artifact, read it back, and compare: only what is on disk counts.
+
+    Raises:
+        ArtifactError: What was read differs from what was trained.
+    """
+    made = method.artifact()
+    if made is None:
+        return
+    made.header.extra.update(steps=state.step, metrics=state.metrics)
+    made.save(run.artifact_path)
+    read = Artifact.load(run.artifact_path)
+    if read.header != made.header or any(not torch.equal(read.tensors[k], v) for k, v in made.tensors.items()):
+        raise ArtifactError(f"{run.artifact_path}: what was read back differs from what was trained; check the disk")
+    run.update(artifact={"file": run.artifact_path.name, "sha256": sha256(run.artifact_path)})
+
+
+def _claim(run: RunDir, record: dict[str, Any], resume: bool) -> None:
+    """Take the run, or refuse: it runs already, or is in a state that does not fit."""
+    if record["state"] == "running" and is_alive(record.get("process")):
+        raise RunError(f"{run.path}: is being trained by process {record['process']['pid']}; stop that first")
+    if not resume and record["state"] != "queued":
+        raise RunError(f"{run.path}: is {record['state']}; resume it with --resume, or make a new run")
+    if resume and record["state"] == "finished":
+        raise RunError(f"{run.path}: has finished; make a new run from its run.json to train longer")
+    run.stop_path.unlink(missing_ok=True)
+    times = {"resumed": now()} if resume else {"started": now()}
+    run.update(state="running", process=process_identity(), outcome=None, **times)
+
+
+def _ended(started: float) -> dict[str, Any]:
+    return {"ended": now(), "seconds": round(time.monotonic() - started, 1), "process": None}
+
+
+@contextmanager
+def _log_file(run: RunDir) -> Iterator[None]:
+    """Also write the log of everything into the run's log.txt."""
+    handler = logging.FileHandler(run.log_path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(min(level, logging.INFO))
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()
+
+
+@contextmanager
+def _signals() -> Iterator[list[str]]:
+    """Turn the first Ctrl-C or termination request into a wish to stop; the second interrupts at once."""
+    asked: list[str] = []
+
+    def handle(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(f"{signal.Signals(number).name} received")
+
+    try:
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:
+        # Not in the main thread: whoever started the thread owns the signals.
+        yield asked
+        return
+    try:
+        yield asked
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -1,0 +1,209 @@
+"""The run directory: the only contract between the trainers and whoever watches them.
+
+    run.json              schema version, state, method, config, versions, device, times, outcome
+    metrics.jsonl         one JSON object per logged step
+    log.txt               what the run said
+    previews/000100/*.png
+    checkpoints/000100/   complete or absent
+    adapter.safetensors   the result
+    report.html
+    STOP                  created by anybody: finish the step, save, end as `stopped`
+
+`run.json` is replaced atomically, so a reader never sees half of it, and it is accepted by `--config`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from lrdiff.errors import RunError
+from lrdiff.files import write_json
+
+SCHEMA = 1
+RunState = Literal["queued", "running", "finished", "failed", "stopped", "interrupted"]
+ENDED: frozenset[str] = frozenset({"finished", "failed", "stopped", "interrupted"})
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Paths and record of one run."""
+
+    path: Path
+
+    @property
+    def record_path(self) -> Path:
+        """Path of run.json."""
+        return self.path / "run.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """Path of metrics.jsonl."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log_path(self) -> Path:
+        """Path of log.txt."""
+        return self.path / "log.txt"
+
+    @property
+    def previews(self) -> Path:
+        """Folder of previews, one folder per step."""
+        return self.path / "previews"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints, one folder per step."""
+        return self.path / "checkpoints"
+
+    @property
+    def artifact_path(self) -> Path:
+        """Path of the result."""
+        return self.path / "adapter.safetensors"
+
+    @property
+    def stop_path(self) -> Path:
+        """Path of the file that asks for a clean stop."""
+        return self.path / "STOP"
+
+    def read(self) -> dict[str, Any]:
+        """Return run.json. Raises `RunError` when it is absent, damaged, or of a newer schema."""
+        try:
+            record = json.loads(self.record_path.read_text())
+        except FileNotFoundError as error:
+            raise RunError(f"{self.path}: no run.json, so this is not a run directory") from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.record_path}: cannot be read ({error})") from error
+        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+            raise RunError(f"{self.record_path}: not a record of schema {SCHEMA}; update lrdiff or make a new run")
+        return record
+
+    def update(self, **changes: Any) -> dict[str, Any]:
+        """Change fields of run.json in one step and return the new record."""
+        record = self.read() | changes
+        write_json(self.record_path, record)
+        return record
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the logged metrics; a last line that is still being written is left out."""
+        if not self.metrics_path.exists():
+            return []
+        lines = self.metrics_path.read_text().split("\n")
+        return [json.loads(line) for line in lines[:-1] if line]
+
+    def append_metrics(self, values: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with self.metrics_path.open("a") as file:
+            file.write(json.dumps(dict(values), allow_nan=False) + "\n")
+
+    def checkpoint_steps(self) -> list[int]:
+        """Return the steps of the complete checkpoints, oldest first."""
+        if not self.checkpoints.is_dir():
+            return []
+        return sorted(int(entry.name) for entry in self.checkpoints.iterdir() if entry.name.isdigit())
+
+    def checkpoint(self, step: int) -> Path:
+        """Return the folder of the checkpoint of a step."""
+        return self.checkpoints / f"{step:06d}"
+
+
+def create(path: Path, method: str, config: Mapping[str, Any]) -> RunDir:
+    """Make a run directory in state `queued`.
+
+    Args:
+        path: Must not exist yet, or be an empty folder.
+        method: Registry name of the method.
+        config: The complete run configuration as JSON values.
+
+    Raises:
+        RunError: The folder holds something already, or cannot be written.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(f"{path}: already exists and is not empty; choose another --out, or --resume it")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(
+            path / "run.json",
+            {
+                "schema": SCHEMA,
+                "state": "queued",
+                "method": method,
+                "config": dict(config),
+                "seed": config.get("seed"),
+                "created": now(),
+                "git": git_state(),
+            },
+        )
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror or error}); choose another --out") from error
+    return RunDir(path)
+
+
+def open_run(path: Path) -> RunDir:
+    """Return an existing run directory. Raises `RunError` when it is none."""
+    run = RunDir(path)
+    run.read()
+    return run
+
+
+def default_path(root: Path, method: str, label: str) -> Path:
+    """Return a new folder name `root/method-label-NNN` that does not exist yet."""
+    slug = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:40] or "run"
+    number = 1
+    while (root / f"{method}-{slug}-{number:03d}").exists():
+        number += 1
+    return root / f"{method}-{slug}-{number:03d}"
+
+
+def now() -> str:
+    """Return the time in UTC as ISO 8601 with seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def git_state() -> str:
+    """Return commit and `+changes` of the code that runs, or `unknown` where it is not a git checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return "unknown"
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return commit + ("+changes" if changed else "")
+
+
+def _git(root: Path, *words: str) -> str:
+    result = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True, timeout=10)
+    return result.stdout.strip()
+
+
+def process_identity(pid: int | None = None) -> dict[str, Any]:
+    """Return pid and start time of a process, which together name it even after the pid is used again."""
+    number = os.getpid() if pid is None else pid
+    stat = Path(f"/proc/{number}/stat")
+    started = stat.read_text().rpartition(")")[2].split()[19] if stat.exists() else None
+    return {"pid": number, "started": started}
+
+
+def is_alive(identity: Mapping[str, Any] | None) -> bool:
+    """Tell whether the process of `process_identity` still runs."""
+    if not identity:
+        return False
+    try:
+        os.kill(int(identity["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        return process_identity(int(identity["pid"])) == dict(identity)
+    except OSError:
+        return False
