@@ -217,7 +217,7 @@ def guided(predict: Predict, x: Tensor, t: Tensor, cond: Cond, uncond: Cond | No
     Raises:
         ConfigError: Guidance without a negative conditioning.
     """
-    times = t.to(x.device).expand(len(x))
+    times = (t.float() if t.is_floating_point() else t).to(x.device).expand(len(x))
     if guidance == 1.0:
         return predict(x, times, cond)
     if uncond is None:
