@@ -1,0 +1,1 @@
+"""What people touch: the command line and the web page. It reads and writes run directories and owns no numbers."""
