@@ -17,7 +17,21 @@ import torch
 from torch import Tensor
 
 from lrdiff.world import sdf
-from lrdiff.world.sdf import Distance, blend, box, capsule, cone, cut, cylinder, ellipsoid, extrude, horn, sphere, torus, union
+from lrdiff.world.sdf import (
+    Distance,
+    blend,
+    box,
+    capsule,
+    cone,
+    cut,
+    cylinder,
+    ellipsoid,
+    extrude,
+    horn,
+    sphere,
+    torus,
+    union,
+)
 
 TRIMS = {
     "ink": (0.012, 0.012, 0.016), "tyre": (0.03, 0.03, 0.035), "wood": (0.20, 0.095, 0.04), "cream": (0.80, 0.70, 0.52),
@@ -94,7 +108,11 @@ def _star(x: Tensor, y: Tensor, z: Tensor, k: Tensor) -> Tensor:
 
 def _heart(x: Tensor, y: Tensor, z: Tensor, k: Tensor) -> Tensor:
     ax = x.abs()
-    return blend(horn(ax, y, z * 1.0, (0.42, 0.38, 0.0), (0.0, -0.80, 0.0), 0.50, 0.10), sphere(ax - 0.40, y - 0.36, z, 0.50), 0.1)
+    return blend(
+        horn(ax, y, z * 1.0, (0.42, 0.38, 0.0), (0.0, -0.80, 0.0), 0.50, 0.10),
+        sphere(ax - 0.40, y - 0.36, z, 0.50),
+        0.1,
+    )
 
 
 def _mushroom(x: Tensor, y: Tensor, z: Tensor, k: Tensor) -> Tensor:
@@ -140,7 +158,7 @@ def _teapot(x: Tensor, y: Tensor, z: Tensor, k: Tensor) -> Tensor:
 
 def _house(x: Tensor, y: Tensor, z: Tensor, k: Tensor) -> Tensor:
     walls = box(x, y + 0.42, z, 0.66, 0.50, 0.56, 0.02)
-    slope = (0.62 * x.abs() + (y - 0.88) * 0.785)
+    slope = 0.62 * x.abs() + (y - 0.88) * 0.785
     roof = torch.maximum(torch.maximum(slope, -slope - 0.16), torch.maximum(z.abs() - 0.70, 0.0 - y))
     gable = torch.maximum(torch.maximum(slope, -0.05 - y), z.abs() - 0.56)
     chimney = box(x - 0.38, y - 0.60, z, 0.11, 0.30, 0.11, 0.02)
@@ -378,10 +396,12 @@ def _key(x: Tensor, y: Tensor, z: Tensor, k: Tensor) -> Tensor:
 def _cactus(x: Tensor, y: Tensor, z: Tensor, k: Tensor) -> Tensor:
     trunk = capsule(x, y, z, (0.0, -0.62, 0.0), (0.0, 0.74, 0.0), 0.25)
     right = union(
-        capsule(x, y, z, (0.1, -0.12, 0.0), (0.60, -0.12, 0.0), 0.15), capsule(x, y, z, (0.60, -0.12, 0.0), (0.60, 0.42, 0.0), 0.16)
+        capsule(x, y, z, (0.1, -0.12, 0.0), (0.60, -0.12, 0.0), 0.15),
+        capsule(x, y, z, (0.60, -0.12, 0.0), (0.60, 0.42, 0.0), 0.16),
     )
     left = union(
-        capsule(x, y, z, (-0.1, 0.12, 0.0), (-0.56, 0.12, 0.0), 0.14), capsule(x, y, z, (-0.56, 0.12, 0.0), (-0.56, 0.56, 0.0), 0.15)
+        capsule(x, y, z, (-0.1, 0.12, 0.0), (-0.56, 0.12, 0.0), 0.14),
+        capsule(x, y, z, (-0.56, 0.12, 0.0), (-0.56, 0.56, 0.0), 0.15),
     )
     pot = cone(x, y + 0.76, z, 0.40, 0.52, 0.24, 0.03)
     return union(blend(blend(trunk, right, 0.08), left, 0.08), pot)
