@@ -20,6 +20,7 @@ from lrdiff.errors import ArtifactError
 from lrdiff.files import replacing
 
 FORMAT = 1
+OBJECTS = ("config", "versions", "extra")
 PACKAGES = ("lrdiff", "torch", "diffusers", "transformers", "peft")
 
 
@@ -46,6 +47,9 @@ class Header:
         base_fingerprint: Hash of the base model, for the check at load time.
         versions: Package versions at the time of writing.
         extra: Whatever else the trainer wants to record: seed, steps, final metrics.
+
+    `config` and `extra` are turned into plain JSON values at once (sets become sorted lists, enums their values), so a
+    header that was read equals the one that was written.
     """
 
     method: str
@@ -55,6 +59,10 @@ class Header:
     base_fingerprint: str
     versions: dict[str, str] = field(default_factory=versions)
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in OBJECTS:
+            object.__setattr__(self, name, json.loads(json.dumps(getattr(self, name), default=_plain)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +76,7 @@ class Artifact:
         """Write the file atomically.
 
         Raises:
-            ArtifactError: There is nothing to save, or a tensor holds NaN or infinity.
+            ArtifactError: There is nothing to save, a tensor holds NaN or infinity, or the file cannot be written.
         """
         if not self.tensors:
             raise ArtifactError(f"{path}: refusing to write an adapter without tensors")
@@ -76,9 +84,14 @@ class Artifact:
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise ArtifactError(f"{path}: tensor {name} holds NaN or infinity; the adapter was not written")
         body = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        text = json.dumps({"format": FORMAT, **asdict(self.header)}, sort_keys=True, default=_plain)
-        with replacing(path) as temporary:
-            save_file(body, temporary, metadata={"lrdiff": text})
+        text = json.dumps({"format": FORMAT, **asdict(self.header)}, sort_keys=True)
+        try:
+            with replacing(path) as temporary:
+                save_file(body, temporary, metadata={"lrdiff": text})
+        except (SafetensorError, OSError) as error:
+            raise ArtifactError(
+                f"{path}: cannot be written ({error}); free some space or choose another place"
+            ) from error
 
     @classmethod
     def load(cls, path: Path) -> Artifact:
@@ -113,13 +126,13 @@ def read_header(path: Path) -> Header:
     try:
         record = json.loads(metadata["lrdiff"])
         number = record.pop("format")
-    except (ValueError, KeyError, AttributeError) as error:
-        raise ArtifactError(f"{path}: the lrdiff header is damaged ({error})") from error
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ArtifactError(f"{path}: the lrdiff header is damaged ({error}); copy or train it again") from error
     if number != FORMAT:
         raise ArtifactError(f"{path}: written in format {number}, this version reads format {FORMAT}; update lrdiff")
-    known = {item.name for item in fields(Header)}
-    if not isinstance(record, dict) or set(record) != known:
-        raise ArtifactError(f"{path}: the lrdiff header has other fields than {sorted(known)}")
+    known = {item.name: dict if item.name in OBJECTS else str for item in fields(Header)}
+    if set(record) != set(known) or not all(isinstance(record[name], kind) for name, kind in known.items()):
+        raise ArtifactError(f"{path}: the lrdiff header has other fields than {sorted(known)}; copy or train it again")
     return Header(**record)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from lrdiff.errors import DataError
@@ -29,25 +29,44 @@ def read_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            if getattr(image, "n_frames", 1) > 1:
-                raise DataError(f"{path}: holds {image.n_frames} frames; save one frame as PNG")  # pyright: ignore[reportAttributeAccessIssue]
-            if image.width * image.height > MAX_PIXELS:
-                size = f"{image.width} x {image.height} pixels"
-                raise DataError(f"{path}: {size}; scale it below {MAX_PIXELS // 10**6} megapixels")
+            _check(path, image)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return _to_rgb(path, ImageOps.exif_transpose(image))
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, str(error)) from error
+    except Exception as error:  # on damaged bytes Pillow's decoders raise TypeError, KeyError, struct.error and more
         reason = "is empty" if path.is_file() and path.stat().st_size == 0 else f"cannot be read as a picture ({error})"
         raise DataError(f"{path}: {reason}; replace or remove it") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _check(path: Path, image: Image.Image) -> None:
+    """Refuse animations and sizes that would fill the memory, before anything is decoded."""
+    frames = getattr(image, "n_frames", 1)
+    # Phones store a depth map or a second exposure behind the picture (MPO); what people see is the first frame.
+    if frames > 1 and image.format != "MPO":
+        raise DataError(f"{path}: holds {frames} frames; save one frame as PNG")
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(path, f"{image.width} x {image.height} pixels")
+
+
+def _too_large(path: Path, size: str) -> DataError:
+    return DataError(f"{path}: too large ({size}); scale it below {MAX_PIXELS // 10**6} megapixels")
+
+
+def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
     """Convert any mode to RGB without losing range or showing hidden colours of transparent pixels."""
     if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
         values = np.asarray(image, dtype=np.float64)
         # 16-bit files open as "I" in some formats: their range is 0..65535 either way. Floats are taken as 0..1.
         top = 1.0 if image.mode == "F" else 65535.0
-        return Image.fromarray((values.clip(0, top) / top * 255).round().astype(np.uint8)).convert("RGB")
+        low, high = float(values.min()), float(values.max())
+        if not 0.0 <= low <= high <= top:
+            raise DataError(
+                f"{path}: holds values from {low:g} to {high:g}, outside 0 to {top:g}; save it as 8-bit PNG"
+            )
+        return Image.fromarray((values / top * 255).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

@@ -2,13 +2,17 @@
 
 A thin layer over peft's in-place injection. It adds what peft leaves to the caller: zero matched layers is an error,
 an incomplete state dict is an error, every injection reports its layers, and removal restores the very modules that
-were there before.
+were there before. Adapter weights are float32, whatever the base model's number format.
 """
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from peft import PeftConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
@@ -18,7 +22,7 @@ from torch import nn
 
 import lrdiff.tensor_lora.register  # noqa: F401 - makes the tensor_lora type known to peft
 from lrdiff.artifact import Artifact
-from lrdiff.errors import ArtifactError, TargetError
+from lrdiff.errors import ArtifactError, LrdiffError, TargetError
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +57,28 @@ def held(layer: BaseTunerLayer) -> set[str]:
 
 
 def inject(model: nn.Module, config: PeftConfig, name: str) -> Report:
-    """Insert a fresh adapter and make it the only trainable part of the model.
+    """Insert a fresh adapter and make it the only trainable part of the model. Others stay as active as they were.
 
     Args:
-        model: Changed in place.
+        model: Changed in place; unchanged when this raises.
         config: Any peft config whose tuner works layer by layer.
         name: Name of the adapter inside the model.
 
     Raises:
         TargetError: No layer matches, a layer cannot be adapted, or the name is taken.
     """
-    if any(True for _ in tuner_layers(model, name)):
-        raise TargetError(f"an adapter named {name!r} is already in the model; remove it first or choose another name")
+    _insert(model, config, name)
     model.requires_grad_(False)
-    _inject(model, config, name)
+    for parameter in _parameters(model, name):
+        parameter.requires_grad_(True)
     return report(model, name)
 
 
 def attach(model: nn.Module, artifact: Artifact, name: str, weight: float = 1.0) -> Report:
-    """Insert a saved adapter, frozen, with a strength.
+    """Insert a saved adapter, frozen, with a strength. Other adapters stay as active and as trainable as they were.
 
     Args:
-        model: Changed in place. The caller has compared base fingerprints.
+        model: Changed in place; unchanged when this raises. The caller has compared base fingerprints.
         artifact: Tensors and header of the adapter.
         name: Name of the adapter inside the model.
         weight: Strength; 0 is the base model, 1 the adapter as trained.
@@ -83,24 +87,20 @@ def attach(model: nn.Module, artifact: Artifact, name: str, weight: float = 1.0)
         ArtifactError: A tensor of the file has no place in the model, or the other way round.
         TargetError: No layer matches.
     """
-    config = peft_config(artifact)
-    expected = inject(model, config, name)
     if not artifact.tensors:
         raise ArtifactError(f"adapter {name!r} holds no tensors: loading it would change nothing")
-    wanted = state(model, name)
-    missing, unexpected = set(wanted) - set(artifact.tensors), set(artifact.tensors) - set(wanted)
-    shapes = [k for k in set(wanted) & set(artifact.tensors) if wanted[k].shape != artifact.tensors[k].shape]
-    if missing or unexpected or shapes:
+    _check_weight(name, weight)
+    _insert(model, peft_config(artifact), name)
+    try:
+        _check_fit(state(model, name), artifact.tensors, name)
+        set_peft_model_state_dict(model, dict(artifact.tensors), adapter_name=name)
+        _scale(model, name, weight)
+    except LrdiffError:
         eject(model, name)
-        raise ArtifactError(
-            f"adapter {name!r} does not fit this model: {len(missing)} tensors missing, {len(unexpected)} without a "
-            f"place, {len(shapes)} of another shape (for example {sorted(missing | unexpected | set(shapes))[0]}); "
-            "load it on the base model it was trained on"
-        )
-    set_peft_model_state_dict(model, dict(artifact.tensors), adapter_name=name)
-    model.requires_grad_(False)
-    set_weights(model, {name: weight})
-    return expected
+        raise
+    for parameter in _parameters(model, name):
+        parameter.requires_grad_(False)
+    return report(model, name)
 
 
 def peft_config(artifact: Artifact) -> PeftConfig:
@@ -126,47 +126,45 @@ def state(model: nn.Module, name: str) -> dict[str, torch.Tensor]:
 
 
 def set_weights(model: nn.Module, weights: Mapping[str, float]) -> None:
-    """Make exactly these adapters active, each with its strength.
+    """Make exactly these adapters active, each with its strength. What is trainable stays so.
 
     Raises:
         TargetError: An adapter is absent, or its kind has no strength and a strength other than 1 was asked.
     """
     for name, weight in weights.items():
-        layers = list(tuner_layers(model, name))
-        if not layers:
+        if not any(True for _ in tuner_layers(model, name)):
             raise TargetError(f"no layer of the model holds an adapter named {name!r}")
-        for path, layer in layers:
-            set_scale = getattr(layer, "set_scale", None)
-            if set_scale is not None:
-                set_scale(name, weight)
-            elif weight != 1.0:
-                raise TargetError(f"{type(layer).__name__} at {path} cannot be scaled; use weight 1 for {name!r}")
-    for _, layer in tuner_layers(model):
-        active = [name for name in weights if name in held(layer)]
-        layer.enable_adapters(bool(active))
-        if active:
-            layer.set_adapter(active)
-    # peft makes the adapters it activates trainable; here they are only used.
-    model.requires_grad_(False)
+        _check_weight(name, weight)
+    for name, weight in weights.items():
+        _scale(model, name, weight)
+    with _same_trainability(model):
+        for _, layer in tuner_layers(model):
+            _activate(layer, [name for name in weights if name in held(layer)])
 
 
 def eject(model: nn.Module, name: str) -> None:
     """Remove an adapter; layers that hold no other adapter become the original modules again.
 
     Raises:
-        TargetError: No layer holds the adapter.
+        TargetError: No layer holds the adapter, or it is merged into the weights.
     """
     layers = list(tuner_layers(model, name))
     if not layers:
         raise TargetError(f"no layer of the model holds an adapter named {name!r}")
-    for path, layer in layers:
-        layer.delete_adapter(name)
-        if not held(layer):
-            parent_path, _, attribute = path.rpartition(".")
-            setattr(model.get_submodule(parent_path), attribute, layer.get_base_layer())
-    configs = getattr(model, "peft_config", None)
-    if configs is not None:
-        configs.pop(name, None)
+    if any(name in layer.merged_adapters for _, layer in layers):
+        raise TargetError(f"adapter {name!r} is merged into the weights; unmerge it before removing it")
+    with _same_trainability(model):
+        for path, layer in layers:
+            active = [other for other in active_adapters(layer) if other != name]
+            layer.set_adapter(active, inference_mode=True)
+            layer.delete_adapter(name)
+            if held(layer):
+                _activate(layer, active)
+            else:
+                parent_path, _, attribute = path.rpartition(".")
+                # Not get_base_layer(): that would also drop another kind of adapter inside this one.
+                setattr(model.get_submodule(parent_path), attribute, cast(Any, layer).base_layer)
+    _forget(model, name)
 
 
 def report(model: nn.Module, name: str) -> Report:
@@ -178,10 +176,101 @@ def report(model: nn.Module, name: str) -> Report:
     return Report(name=name, targets=tuple(layers), parameters=parameters)
 
 
-def _inject(model: nn.Module, config: PeftConfig, name: str) -> None:
-    """Call peft; turn its ways of saying "nothing matched" into one error."""
+def active_adapters(layer: BaseTunerLayer) -> list[str]:
+    """Return the adapters that change the output of a layer now."""
+    return [] if layer.disable_adapters else [name for name in layer.active_adapters if name in held(layer)]
+
+
+def _insert(model: nn.Module, config: PeftConfig, name: str) -> None:
+    """Call peft; undo everything when it refuses; turn its ways of saying "nothing matched" into one error."""
+    _check_name(model, name)
+    active = {layer: active_adapters(layer) for _, layer in tuner_layers(model)}
     try:
-        inject_adapter_in_model(config, model, adapter_name=name)
-    except ValueError as error:
-        getattr(model, "peft_config", {}).pop(name, None)
+        with _same_trainability(model), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are meant
+            inject_adapter_in_model(config, model, adapter_name=name)
+            for parameter in _parameters(model, name):
+                parameter.data = parameter.data.float()
+            for _, layer in tuner_layers(model):
+                _activate(layer, active.get(layer, []) + ([name] if name in held(layer) else []))
+    except Exception as error:
+        if any(True for _ in tuner_layers(model, name)):
+            eject(model, name)
+        _forget(model, name)
+        if isinstance(error, LrdiffError) or not isinstance(error, ValueError):
+            raise
         raise TargetError(f"adapter {name!r} cannot be put into the model: {error}") from error
+
+
+def _check_name(model: nn.Module, name: str) -> None:
+    """Refuse names that are taken, or that peft would confuse with a part of the model."""
+    if any(True for _ in tuner_layers(model, name)):
+        raise TargetError(f"an adapter named {name!r} is already in the model; remove it first or choose another name")
+    if "." in name or any(name in key.split(".") for key in model.state_dict()):
+        raise TargetError(
+            f"adapter name {name!r} is the name of a part of the model, or has a dot; choose another name"
+        )
+
+
+def _forget(model: nn.Module, name: str) -> None:
+    """Drop an adapter's config; the last one takes peft's attribute with it."""
+    configs = getattr(model, "peft_config", {})
+    configs.pop(name, None)
+    if not configs and hasattr(model, "peft_config"):
+        del model.peft_config
+
+
+def _activate(layer: BaseTunerLayer, names: list[str]) -> None:
+    """Make exactly these adapters of a layer change its output. Leaves all of them frozen."""
+    layer.enable_adapters(bool(names))
+    if names:
+        layer.set_adapter(names, inference_mode=True)
+
+
+def _check_weight(name: str, weight: float) -> None:
+    if not math.isfinite(weight):
+        raise TargetError(f"the weight of adapter {name!r} is {weight}; give a finite number")
+
+
+def _scale(model: nn.Module, name: str, weight: float) -> None:
+    """Set the strength of an adapter on all its layers."""
+    for path, layer in tuner_layers(model, name):
+        set_scale = getattr(layer, "set_scale", None)
+        if set_scale is not None:
+            set_scale(name, weight)
+        elif weight != 1.0:
+            raise TargetError(f"{type(layer).__name__} at {path} cannot be scaled; use weight 1 for {name!r}")
+
+
+def _parameters(model: nn.Module, name: str) -> Iterator[nn.Parameter]:
+    """Yield the parameters of one adapter."""
+    for _, layer in tuner_layers(model, name):
+        for attribute in layer.adapter_layer_names:
+            store = getattr(layer, attribute)
+            if name in store:
+                value = store[name]
+                yield from [value] if isinstance(value, nn.Parameter) else value.parameters()
+
+
+@contextmanager
+def _same_trainability(model: nn.Module) -> Iterator[None]:
+    """Give every parameter that is still there its `requires_grad` back: peft trains whatever it makes active."""
+    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    try:
+        yield
+    finally:
+        for parameter in model.parameters():
+            if parameter in before:
+                parameter.requires_grad_(before[parameter])
+
+
+def _check_fit(wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], name: str) -> None:
+    """Raise `ArtifactError` unless both have the same tensors of the same shapes."""
+    missing, unexpected = wanted.keys() - given.keys(), given.keys() - wanted.keys()
+    shapes = {key for key in wanted.keys() & given.keys() if wanted[key].shape != given[key].shape}
+    if missing or unexpected or shapes:
+        raise ArtifactError(
+            f"adapter {name!r} does not fit this model: {len(missing)} tensors missing, {len(unexpected)} without a "
+            f"place, {len(shapes)} of another shape (for example {min(missing | unexpected | shapes)}); "
+            "load it on the base model it was trained on"
+        )

@@ -12,7 +12,13 @@ import torch
 
 
 def derive(seed: int, name: str, *index: int) -> int:
-    """Return a 63-bit seed that depends on every argument: the first 8 bytes of BLAKE2b over their text form."""
+    """Return a 63-bit seed that depends on every argument: the first 8 bytes of BLAKE2b over their text form.
+
+    Raises:
+        ValueError: The name ends in "/" and a number, so it could be mistaken for a shorter name with an index.
+    """
+    if name.rpartition("/")[2].lstrip("-").isdigit() and "/" in name:
+        raise ValueError(f"stream name {name!r} ends in a number; give the number as index")
     text = "/".join([str(int(seed)), name, *(str(int(i)) for i in index)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

@@ -10,7 +10,11 @@ from lrdiff.errors import LrdiffError
 
 
 def main(arguments: list[str]) -> int:
-    """Execute one run. Returns 0 for finished or stopped, 2 for errors the user can put right."""
+    """Execute one run.
+
+    Returns:
+        0 for finished or stopped, 2 for errors the user can put right, 130 after a second Ctrl-C.
+    """
     resume = "--resume" in arguments
     paths = [word for word in arguments if word != "--resume"]
     if len(paths) != 1:
@@ -18,13 +22,18 @@ def main(arguments: list[str]) -> int:
         return 2
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        from trainers.run import execute
         from trainers.rundir import open_run
 
-        execute(open_run(Path(paths[0])), resume=resume)
+        run = open_run(Path(paths[0]))
+        from trainers.run import execute  # takes seconds to import
+
+        execute(run, resume=resume)
     except LrdiffError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; resume with --resume if there is a checkpoint\n")
+        return 130
     return 0
 
 

@@ -147,7 +147,8 @@ def describe_errors(error: Any, where: str = "config") -> str:
     """
     lines = []
     for item in error.errors(include_url=False):
-        path = ".".join(str(part) for part in item["loc"]) or "(whole)"
-        got = "" if item["type"] == "missing" else f" (got {item['input']!r})"
-        lines.append(f"{where}: {path}: {item['msg']}{got}")
+        path = "".join(f"{part}: " for part in [".".join(str(part) for part in item["loc"])] if part)
+        plain = item["type"] != "missing" and not isinstance(item["input"], dict)
+        got = f" (got {item['input']!r})" if plain else ""
+        lines.append(f"{where}: {path}{item['msg'].removeprefix('Value error, ')}{got}")
     return "\n".join(lines)

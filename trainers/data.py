@@ -28,27 +28,32 @@ class Sample:
     caption: str
 
 
-def find_samples(folder: Path, prompt: str) -> list[Sample]:
+def find_samples(folder: Path, prompt: str, setting: str = "data.images") -> list[Sample]:
     """List the pictures of a folder with their captions, by name.
 
     Args:
         folder: Read without its subfolders.
         prompt: Caption of pictures that have no text file of the same name.
+        setting: What the folder was given as, for messages.
 
     Raises:
         DataError: The folder is absent or without pictures; a caption is empty or not UTF-8.
     """
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"data.images: {folder} {what}; give a folder of pictures")
-    visible = sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
-    pictures = [entry for entry in visible if entry.suffix.lower() in EXTENSIONS]
-    others = [entry.name for entry in visible if entry not in pictures and entry.suffix.lower() not in BESIDE_IMAGES]
+        raise DataError(f"{setting}: {folder} {what}; give a folder of pictures")
+    visible = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    files = [entry for entry in visible if not entry.is_dir()]
+    pictures = [entry for entry in files if entry.suffix.lower() in EXTENSIONS]
+    others = [entry.name for entry in files if entry not in pictures and entry.suffix.lower() not in BESIDE_IMAGES]
+    subfolders = [entry.name for entry in visible if entry.is_dir()]
     if not pictures:
         seen = f"only {', '.join(others[:5])}" if others else "nothing that is a picture"
-        raise DataError(f"data.images: {folder} holds {seen}; known picture types: {', '.join(sorted(EXTENSIONS))}")
-    if others:
-        log.warning("left out, since they are no pictures: %s", ", ".join(others))
+        nested = f"; subfolders are not read: {', '.join(subfolders[:5])}" if subfolders else ""
+        types = ", ".join(sorted(EXTENSIONS))
+        raise DataError(f"{setting}: {folder} holds {seen}{nested}; known picture types: {types}")
+    if others or subfolders:
+        log.warning("left out of %s, not of a known picture type: %s", folder, ", ".join(others + subfolders))
     return [Sample(path=path, caption=read_caption(path, prompt)) for path in pictures]
 
 

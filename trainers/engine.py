@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from lrdiff.errors import BackendError
@@ -34,6 +35,8 @@ class Engine:
         if precision.dtype == "bf16" and not use_cpu and not torch.cuda.is_bf16_supported():
             raise BackendError("precision.dtype is bf16, but this GPU cannot compute in bf16; use fp32")
         self.dtype = DTYPES[precision.dtype]
+        # accelerate keeps its first choice for the whole process; a later run in it may need another one.
+        AcceleratorState._reset_state(reset_partial_state=True)
         self._accelerator = Accelerator(cpu=use_cpu, mixed_precision="bf16" if precision.dtype == "bf16" else "no")
         self.device: torch.device = self._accelerator.device
         self.processes: int = self._accelerator.num_processes
@@ -58,8 +61,14 @@ class Engine:
         self._accelerator.backward(loss)
 
     def clip(self, params: Sequence[nn.Parameter], max_norm: float) -> Tensor:
-        """Scale gradients down to a global norm of `max_norm` and return the norm they had."""
-        return torch.nn.utils.clip_grad_norm_(params, max_norm)
+        """Scale gradients down to a global norm of `max_norm` and return the norm they had.
+
+        Gradients of a non-finite norm are left as they are, so that the caller can tell which of them are bad.
+        """
+        norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+        if bool(torch.isfinite(norm)):
+            torch.nn.utils.clip_grads_with_norm_(params, max_norm, norm)
+        return norm
 
     def mean(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
         """Average scalars over processes."""

@@ -30,8 +30,10 @@ def every(interval: int, act: Hook, *, last: int = 0, first: bool = False) -> Ho
     """
 
     def hook(state: State) -> None:
-        due = state.step > 0 and (state.step % interval == 0 or state.step == last)
-        if interval and (due or (first and state.step == 0)):
+        # No step was made yet in this call: what was due at a resumed step was done before it was interrupted.
+        starting = not state.metrics
+        due = (first and state.step == 0) if starting else (state.step % interval == 0 or state.step == last)
+        if due:
             act(state)
 
     return hook if interval else lambda state: None
@@ -45,26 +47,26 @@ class LogMetrics:
     total: int
     interval: int
     sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
     count: int = 0
-    since: float = field(default_factory=time.monotonic)
 
     def __call__(self, state: State) -> None:
         """Collect one step; write when due."""
         if not state.metrics:
-            self.since = time.monotonic()
             return
         for name, value in state.metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+        self.seconds += state.seconds
         self.count += 1
         if state.step % self.interval and state.step != self.total and not state.stop:
             return
-        seconds = (time.monotonic() - self.since) / self.count
+        seconds = self.seconds / self.count
         means = {name: value / self.count for name, value in self.sums.items()}
         self.run.append_metrics({"step": state.step, **means, "seconds_per_step": seconds, "time": time.time()})
         left = (self.total - state.step) * seconds
         text = f"step {state.step}/{self.total}  loss {means['loss']:.4f}  {seconds:.3f} s/step  {left:.0f} s left"
         log.info("%s", text)
-        self.sums, self.count, self.since = {}, 0, time.monotonic()
+        self.sums, self.seconds, self.count = {}, 0.0, 0
 
 
 def evaluate(run: RunDir, seed: int) -> Hook:

@@ -8,6 +8,7 @@ resumed at step n continues exactly as an unbroken one.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,9 @@ class State:
         method: What is trained.
         groups: Its parameters.
         optimizer: Its optimizer.
-        metrics: Averages of the last step: the method's own, `loss`, `grad_norm` and `lr`.
+        metrics: Averages of the last step: the method's own, `loss`, `grad_norm` and `lr`. Empty before the first step
+            of this call.
+        seconds: Duration of the last step, without hooks.
         stop: Reason to end after this step, or empty.
     """
 
@@ -40,6 +43,7 @@ class State:
     groups: list[ParamGroup]
     optimizer: torch.optim.Optimizer
     metrics: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
     stop: str = ""
 
 
@@ -81,6 +85,7 @@ def fit(
     module.train()
     _tell(hooks, state)
     while state.step < optim.steps and not state.stop:
+        begin = time.monotonic()
         factor = lr_factor(state.step, optim)
         for group, spec in zip(optimizer.param_groups, groups, strict=True):
             group["lr"] = optim.lr * spec.lr_scale * factor
@@ -94,6 +99,7 @@ def fit(
         method.stepped(state.step)
         metrics["grad_norm"] = norm.detach()
         state.metrics = engine.mean(metrics) | {"lr": optim.lr * factor}
+        state.seconds = time.monotonic() - begin
         _tell(hooks, state)
     return state
 
@@ -154,8 +160,8 @@ def _accumulate(
             loss, metrics = module(batch, stream(seed, "forward", index))
             if not bool(torch.isfinite(loss)):
                 raise NonFiniteError(
-                    f"the loss of step {state.step + 1} is {float(loss)}; the weights of step {state.step} are kept. "
-                    "Lower optim.lr, use precision.dtype fp32, or look at the images of this batch"
+                    f"the loss of step {state.step + 1} is {float(loss.detach())}; the weights of step {state.step} "
+                    "are kept. Lower optim.lr, use precision.dtype fp32, or look at the images of this batch"
                 )
             engine.backward(loss / count)
         for name, value in (metrics | {"loss": loss}).items():

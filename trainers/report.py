@@ -38,7 +38,7 @@ def write(run: RunDir) -> Path:
         "<h2>Previews</h2>",
         _previews(run),
         "<h2>Settings</h2>",
-        f"<pre>{html.escape(json.dumps(record['config'], indent=2))}</pre>",
+        f"<pre>{html.escape(json.dumps(record['config'], indent=2, ensure_ascii=False))}</pre>",
     ]
     path = run.path / "report.html"
     write_bytes(path, "\n".join(parts).encode())
@@ -80,7 +80,7 @@ def _previews(run: RunDir) -> str:
     if not run.previews.is_dir():
         return "<p>none were drawn</p>"
     figures = []
-    for folder in sorted(run.previews.iterdir()):
+    for folder in sorted(entry for entry in run.previews.iterdir() if entry.name.isdigit()):
         images = "".join(
             f'<img alt="{html.escape(path.stem)}" src="data:image/png;base64,'
             f'{base64.b64encode(path.read_bytes()).decode()}">'

@@ -28,6 +28,9 @@ from trainers.rundir import RunDir, is_alive, now, process_identity
 
 log = logging.getLogger(__name__)
 
+CLOCK = ("time", "seconds_per_step")
+"""Metrics that differ between two equal runs; they stay out of the artifact."""
+
 
 def execute(run: RunDir, *, resume: bool = False) -> str:
     """Train what the run directory describes and write how it ended.
@@ -43,22 +46,16 @@ def execute(run: RunDir, *, resume: bool = False) -> str:
         LrdiffError: The run cannot start or go on; the state is then `failed` and `outcome` holds the message.
     """
     record = run.read()
-    _claim(run, record, resume)
     started = time.monotonic()
-    with _log_file(run), _signals() as asked:
-        try:
-            config = read_config(record)
-            outcome, state = _train(run, record["method"], config, asked, resume)
-            run.update(state=outcome, outcome=state.stop or "all steps done", step=state.step, **_ended(started))
-        except LrdiffError as error:
-            run.update(state="failed", outcome=str(error), **_ended(started))
-            raise
-        except BaseException as error:
-            log.error("%s", traceback.format_exc())
-            run.update(state="failed", outcome=f"{type(error).__name__}: {error}", **_ended(started))
-            raise
-    report.write(run)
-    log.info("%s after %.0f s: %s", outcome, time.monotonic() - started, run.artifact_path)
+    with _signals() as asked:
+        _claim(run, record, resume)
+        with _log_file(run):
+            with _recording_failure(run, started):
+                config = read_config(record)
+                outcome, state = _train(run, record["method"], config, asked, resume)
+                run.update(state=outcome, outcome=state.stop or "all steps done", step=state.step, **_ended(started))
+            report.write(run)
+            log.info("%s after %.0f s: %s", outcome, time.monotonic() - started, run.artifact_path)
     return outcome
 
 
@@ -130,9 +127,9 @@ def _train(run: RunDir, name: str, config: RunConfig[Any], asked: list[str], res
     lines = preflight(method, config, engine, run.path)
     for line in lines:
         log.info("%s", line)
-    run.update(preflight=lines)
+    run.update(preflight=lines, parameters=sum(p.numel() for g in method.param_groups() for p in g.params))
     watchers = _hooks(run, config, engine, asked)
-    restore = (lambda state: checkpoint.restore(run, state)) if resume else None
+    restore = (lambda state: _restore(run, state)) if resume else None
     state = fit(method, config.optim, engine=engine, seed=config.seed, hooks=watchers, restore=restore)
     _save(run, method, state)
     run.update(peak_memory=engine.peak_memory())
@@ -156,6 +153,12 @@ def _hooks(run: RunDir, config: RunConfig[Any], engine: Engine, asked: list[str]
     return [*stops, *(hooks.on_main(engine, hook) for hook in quiet)]
 
 
+def _restore(run: RunDir, state: State) -> None:
+    checkpoint.restore(run, state)
+    run.drop_metrics_after(state.step)
+    log.info("resumed at step %d", state.step)
+
+
 def _save(run: RunDir, method: Method[Any], state: State) -> None:
     """Write the artifact, read it back, and compare: only what is on disk counts.
 
@@ -165,7 +168,8 @@ def _save(run: RunDir, method: Method[Any], state: State) -> None:
     made = method.artifact()
     if made is None:
         return
-    made.header.extra.update(steps=state.step, metrics=state.metrics)
+    last = {name: value for row in run.metrics() for name, value in row.items() if name not in CLOCK}
+    made.header.extra.update(steps=state.step, metrics=last)
     made.save(run.artifact_path)
     read = Artifact.load(run.artifact_path)
     if read.header != made.header or any(not torch.equal(read.tensors[k], v) for k, v in made.tensors.items()):
@@ -181,9 +185,43 @@ def _claim(run: RunDir, record: dict[str, Any], resume: bool) -> None:
         raise RunError(f"{run.path}: is {record['state']}; resume it with --resume, or make a new run")
     if resume and record["state"] == "finished":
         raise RunError(f"{run.path}: has finished; make a new run from its run.json to train longer")
+    if resume and not run.checkpoint_steps():
+        raise RunError(f"{run.path}: has no checkpoint to resume from; make a new run from its run.json")
     run.stop_path.unlink(missing_ok=True)
     times = {"resumed": now()} if resume else {"started": now()}
     run.update(state="running", process=process_identity(), outcome=None, **times)
+
+
+@contextmanager
+def _recording_failure(run: RunDir, started: float) -> Iterator[None]:
+    """Write into log and record how a run ended early, whatever ended it."""
+    try:
+        yield
+    except LrdiffError as error:
+        _fail(run, "failed", str(error), started)
+        raise
+    except OSError as error:
+        problem = RunError(f"{run.path}: {error}; free some space or look at the rights")
+        _fail(run, "failed", str(problem), started)
+        raise problem from error
+    except KeyboardInterrupt:
+        _fail(run, "interrupted", "interrupted a second time, before the step was done", started)
+        raise
+    except BaseException as error:
+        log.error("%s", traceback.format_exc())
+        _fail(run, "failed", f"{type(error).__name__}: {error}", started)
+        raise
+
+
+def _fail(run: RunDir, state: str, outcome: str, started: float) -> None:
+    """Write how a run ended early into its log and record."""
+    try:
+        with run.log_path.open("a", encoding="utf-8") as file:
+            file.write(f"{now()} ERROR {outcome}\n")
+        run.update(state=state, outcome=outcome, **_ended(started))
+    except OSError as error:
+        # A full disk must not hide what went wrong. The record still says running, with a process that is gone.
+        log.error("%s: the end could not be recorded (%s)", run.path, error)
 
 
 def _ended(started: float) -> dict[str, Any]:

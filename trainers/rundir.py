@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -24,8 +25,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from lrdiff.errors import RunError
-from lrdiff.files import write_json
+from lrdiff.errors import NonFiniteError, RunError
+from lrdiff.files import write_bytes, write_json
 
 SCHEMA = 1
 RunState = Literal["queued", "running", "finished", "failed", "stopped", "interrupted"]
@@ -76,7 +77,7 @@ class RunDir:
     def read(self) -> dict[str, Any]:
         """Return run.json. Raises `RunError` when it is absent, damaged, or of a newer schema."""
         try:
-            record = json.loads(self.record_path.read_text())
+            record = json.loads(self.record_path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise RunError(f"{self.path}: no run.json, so this is not a run directory") from error
         except (OSError, ValueError) as error:
@@ -92,16 +93,31 @@ class RunDir:
         return record
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the logged metrics; a last line that is still being written is left out."""
+        """Return the logged metrics; a last line that is still being written is left out.
+
+        Raises:
+            RunError: Another line is no JSON.
+        """
         if not self.metrics_path.exists():
             return []
-        lines = self.metrics_path.read_text().split("\n")
-        return [json.loads(line) for line in lines[:-1] if line]
+        lines = self.metrics_path.read_text(encoding="utf-8").split("\n")
+        try:
+            return [json.loads(line) for line in lines[:-1] if line]
+        except ValueError as error:
+            raise RunError(f"{self.metrics_path}: damaged ({error}); remove the damaged line") from error
 
     def append_metrics(self, values: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
-        with self.metrics_path.open("a") as file:
+        """Append one line to metrics.jsonl. Raises `NonFiniteError` for NaN and infinity, which JSON has not."""
+        bad = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
+        if bad:
+            raise NonFiniteError(f"{', '.join(bad)} of step {values.get('step')} is not finite; lower optim.lr")
+        with self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(values), allow_nan=False) + "\n")
+
+    def drop_metrics_after(self, step: int) -> None:
+        """Forget what was logged after `step`, and a half-written last line: a resumed run logs it again."""
+        kept = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
+        write_bytes(self.metrics_path, "".join(kept).encode())
 
     def checkpoint_steps(self) -> list[int]:
         """Return the steps of the complete checkpoints, oldest first."""
@@ -125,9 +141,9 @@ def create(path: Path, method: str, config: Mapping[str, Any]) -> RunDir:
     Raises:
         RunError: The folder holds something already, or cannot be written.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunError(f"{path}: already exists and is not empty; choose another --out, or --resume it")
     try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"{path}: already exists and is not empty; choose another --out, or --resume it")
         path.mkdir(parents=True, exist_ok=True)
         write_json(
             path / "run.json",
@@ -188,13 +204,20 @@ def _git(root: Path, *words: str) -> str:
 def process_identity(pid: int | None = None) -> dict[str, Any]:
     """Return pid and start time of a process, which together name it even after the pid is used again."""
     number = os.getpid() if pid is None else pid
-    stat = Path(f"/proc/{number}/stat")
-    started = stat.read_text().rpartition(")")[2].split()[19] if stat.exists() else None
-    return {"pid": number, "started": started}
+    fields = _process_fields(number)
+    return {"pid": number, "started": fields[19] if fields else None}
+
+
+def _process_fields(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the process state on; empty where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def is_alive(identity: Mapping[str, Any] | None) -> bool:
-    """Tell whether the process of `process_identity` still runs."""
+    """Tell whether the process of `process_identity` still runs. One that ended and was not waited for does not."""
     if not identity:
         return False
     try:
@@ -203,7 +226,5 @@ def is_alive(identity: Mapping[str, Any] | None) -> bool:
         return False
     except PermissionError:
         return True
-    try:
-        return process_identity(int(identity["pid"])) == dict(identity)
-    except OSError:
-        return False
+    is_zombie = _process_fields(int(identity["pid"]))[:1] == ["Z"]
+    return not is_zombie and process_identity(int(identity["pid"])) == dict(identity)

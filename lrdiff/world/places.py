@@ -1,7 +1,7 @@
 """Places: a ground texture, a backdrop and a light each.
 
-The ground is the plane y = 0. The backdrop hangs on a cylinder around the scene: close for a room (its foot is visible as
-a wall), far for the open air (its foot is the horizon). Textures are linear RGB, [3, N].
+The ground is the plane y = 0. The backdrop hangs on a cylinder around the scene: close for a room (its foot is visible
+as a wall), far for the open air (its foot is the horizon). Textures are linear RGB, [3, N].
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ class Place:
 
     Attributes:
         name: Identifier.
-        phrase: How a caption says it, with its preposition.
         ground: Ground texture.
         backdrop: Backdrop texture.
         radius: Distance of the backdrop.
@@ -42,7 +41,6 @@ class Place:
     """
 
     name: str
-    phrase: str
     ground: Ground
     backdrop: Backdrop
     radius: float
@@ -327,31 +325,29 @@ def _forest_back(a: Tensor, h: Tensor, e: Tensor, w: Tensor) -> Tensor:
 
 
 def _place(
-    name: str, phrase: str, ground: Ground, back: Backdrop, radius: float, light: tuple[str, str, str], key: tuple[str, float],
+    name: str, ground: Ground, back: Backdrop, radius: float, light: tuple[str, str, str], key: tuple[str, float],
     fill: float, haze: float = 0.0,
 ) -> Place:  # fmt: skip
     sky, horizon, floor = (tuple(c * fill for c in linear(code)) for code in light)
-    return Place(
-        name, phrase, ground, back, radius, sky, horizon, floor, tuple(c * key[1] for c in linear(key[0])), haze
-    )  # type: ignore[arg-type]
+    return Place(name, ground, back, radius, sky, horizon, floor, tuple(c * key[1] for c in linear(key[0])), haze)  # type: ignore[arg-type]
 
 
 PLACES: tuple[Place, ...] = (
-    _place("table", "on a wooden table", _table_ground, _table_back, 6.0, ("fdfaf0", "c9d2c4", "b57f4a"), ("fff2dc", 1.25), 0.62),
-    _place("meadow", "on a meadow", _meadow_ground, _meadow_back, 60.0, ("8fc3f5", "cfe8f8", "5f9a30"), ("fff4d8", 1.35), 0.66, 0.012),
-    _place("beach", "on the beach", _beach_ground, _beach_back, 60.0, ("8fd0f2", "f3efe0", "e0c48c"), ("fff0d0", 1.35), 0.62, 0.004),
-    _place("snow", "in the snow", _snow_ground, _snow_back, 60.0, ("bcd2ee", "e6eef6", "dfe9f7"), ("fffaf0", 1.1), 0.66, 0.012),
-    _place("desert", "in the desert", _desert_ground, _desert_back, 60.0, ("8d6c9c", "ffbf7c", "c87434"), ("ffdcae", 1.5), 0.62, 0.010),
-    _place("bathroom", "on bathroom tiles", _tiles_ground, _tiles_back, 6.0, ("f4ffff", "e4f2f4", "a5d6da"), ("fffdf8", 1.15), 0.64),
-    _place("chessboard", "on a chessboard", _chess_ground, _chess_back, 7.0, ("fff0ea", "b06a78", "8f8a80"), ("fff3e6", 1.35), 0.60),
-    _place("street", "on the street", _street_ground, _street_back, 7.0, ("d5e4f2", "b98a78", "6a6a6e"), ("fff3e0", 1.35), 0.62),
-    _place("carpet", "on a red carpet", _carpet_ground, _carpet_back, 6.0, ("fff5e2", "e6d6b4", "8f2444"), ("ffefd4", 1.25), 0.62),
-    _place("night", "under the stars", _night_ground, _night_back, 60.0, ("5a70b8", "5068a8", "2b3c62"), ("e6ecff", 1.15), 0.62, 0.010),
-    _place("moon", "on the moon", _moon_ground, _moon_back, 60.0, ("4a4c55", "5a5c64", "9a9b9f"), ("ffffff", 1.65), 0.55),
-    _place("studio", "in a white studio", _studio_ground, _studio_back, 7.0, ("ffffff", "eceef0", "dcdee2"), ("fffcf6", 0.95), 0.62),
-    _place("stage", "on a stage", _stage_ground, _stage_back, 7.0, ("c8a8a0", "a03038", "5a3a28"), ("fff0d8", 1.6), 0.60),
-    _place("volcano", "on a volcano", _lava_ground, _lava_back, 60.0, ("7a3a30", "e8703a", "a04020"), ("ffd9b8", 1.25), 0.62, 0.006),
-    _place("sea", "under water", _sea_ground, _sea_back, 30.0, ("9ff0f4", "4fb4cc", "5aa8ac"), ("d8fff6", 1.2), 0.58, 0.035),
-    _place("forest", "in a forest", _forest_ground, _forest_back, 20.0, ("b4d890", "8fb060", "5a4a24"), ("fff3cc", 1.35), 0.60, 0.006),
+    _place("table", _table_ground, _table_back, 6.0, ("fdfaf0", "c9d2c4", "b57f4a"), ("fff2dc", 1.25), 0.62),
+    _place("meadow", _meadow_ground, _meadow_back, 60.0, ("8fc3f5", "cfe8f8", "5f9a30"), ("fff4d8", 1.35), 0.66, 0.012),
+    _place("beach", _beach_ground, _beach_back, 60.0, ("8fd0f2", "f3efe0", "e0c48c"), ("fff0d0", 1.35), 0.62, 0.004),
+    _place("snow", _snow_ground, _snow_back, 60.0, ("bcd2ee", "e6eef6", "dfe9f7"), ("fffaf0", 1.1), 0.66, 0.012),
+    _place("desert", _desert_ground, _desert_back, 60.0, ("8d6c9c", "ffbf7c", "c87434"), ("ffdcae", 1.5), 0.62, 0.010),
+    _place("bathroom", _tiles_ground, _tiles_back, 6.0, ("f4ffff", "e4f2f4", "a5d6da"), ("fffdf8", 1.15), 0.64),
+    _place("chessboard", _chess_ground, _chess_back, 7.0, ("fff0ea", "b06a78", "8f8a80"), ("fff3e6", 1.35), 0.60),
+    _place("street", _street_ground, _street_back, 7.0, ("d5e4f2", "b98a78", "6a6a6e"), ("fff3e0", 1.35), 0.62),
+    _place("carpet", _carpet_ground, _carpet_back, 6.0, ("fff5e2", "e6d6b4", "8f2444"), ("ffefd4", 1.25), 0.62),
+    _place("night", _night_ground, _night_back, 60.0, ("5a70b8", "5068a8", "2b3c62"), ("e6ecff", 1.15), 0.62, 0.010),
+    _place("moon", _moon_ground, _moon_back, 60.0, ("4a4c55", "5a5c64", "9a9b9f"), ("ffffff", 1.65), 0.55),
+    _place("studio", _studio_ground, _studio_back, 7.0, ("ffffff", "eceef0", "dcdee2"), ("fffcf6", 0.95), 0.62),
+    _place("stage", _stage_ground, _stage_back, 7.0, ("c8a8a0", "a03038", "5a3a28"), ("fff0d8", 1.6), 0.60),
+    _place("volcano", _lava_ground, _lava_back, 60.0, ("7a3a30", "e8703a", "a04020"), ("ffd9b8", 1.25), 0.62, 0.006),
+    _place("sea", _sea_ground, _sea_back, 30.0, ("9ff0f4", "4fb4cc", "5aa8ac"), ("d8fff6", 1.2), 0.58, 0.035),
+    _place("forest", _forest_ground, _forest_back, 20.0, ("b4d890", "8fb060", "5a4a24"), ("fff3cc", 1.35), 0.60, 0.006),
 )  # fmt: skip
 PLACE_NAMES: tuple[str, ...] = tuple(place.name for place in PLACES)

@@ -1,7 +1,7 @@
 """From scenes to images: a deferred sphere-tracing renderer in plain tensor operations.
 
-Objects are traced at ``SUPERSAMPLE`` times the image size, one solid at a time inside its bounding sphere and in its own
-coordinates; solids of one shape share one call. The ground and the backdrop are filtered analytically and shaded once
+Objects are traced at ``SUPERSAMPLE`` times the image size, one solid at a time inside its bounding sphere and in its
+own coordinates; solids of one shape share one call. The ground and the backdrop are filtered analytically and shaded once
 per pixel. All light is linear until the last step.
 """
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from lrdiff.world import paint, sdf
 from lrdiff.world.accessories import FORM_NAMES, FORMS
-from lrdiff.world.paint import COLOURS, LAYOUTS, MATERIALS, PATTERNS, Surroundings
+from lrdiff.world.paint import COLOURS, LAYOUTS, MATERIALS, Surroundings
 from lrdiff.world.places import PLACES
 from lrdiff.world.scene import ObjectSpec, Part, Scene
 from lrdiff.world.sdf import Vec
@@ -37,7 +37,7 @@ class Rendered:
     Attributes:
         images: [B, 3, size, size] float32 in [-1, 1], sRGB.
         masks: [B, 3, size, size] bool; slot i holds the pixels in which object i (with its accessories) is in front.
-        boxes: [B, 3, 4] int64 pixel boxes (left, top, right, bottom; right and bottom exclusive); zeros for empty slots.
+        boxes: [B, 3, 4] int64 pixel boxes (left, top, right, bottom; the last two exclusive); zeros for empty slots.
     """
 
     images: Tensor

@@ -231,8 +231,8 @@ def soft_shadow(
 ) -> Tensor:
     """Share of an extended light that reaches the start of each ray, in [0, 1].
 
-    The smallest ratio of distance to (light half-width x way) along the ray, negative inside, mapped smoothly to the lit
-    share of a disc. Arguments as in :func:`trace`; ``width`` is the tangent of the light's angular half-width.
+    The smallest ratio of distance to (light half-width x way) along the ray, negative inside, mapped smoothly to the
+    lit share of a disc. Arguments as in :func:`trace`; ``width`` is the tangent of the light's angular half-width.
     """
     lit = torch.ones_like(near)
     index = torch.arange(near.numel(), device=near.device)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -64,16 +65,17 @@ def combination_held_out(shape: int, colour: int, pattern: int, material: int, p
     return hashlib.blake2b(text.encode(), digest_size=4).digest()[0] % HELD_OUT_SHARE == 0
 
 
-def _combination(draw: Draw, *, held_out: bool) -> tuple[int, int, int, int, int]:
-    """Shape, colour, pattern, material, place; redrawn until allowed."""
-    while True:
-        shape, colour = draw.integer(len(SHAPES)), draw.integer(len(COLOURS))
-        # A third of the objects is plain: plain surfaces show shape and material best.
-        pattern = 0 if draw.uniform() < 0.2 else draw.integer(len(PATTERNS))
-        material, place = draw.integer(len(MATERIALS)), draw.integer(len(PLACES))
-        combination = (shape, colour, pattern, material, place)
-        if compatible(colour, material) and combination_held_out(*combination) == held_out:
-            return combination
+def _combination(draw: Draw) -> tuple[int, int, int, int, int]:
+    """Shape, colour, pattern, material, place."""
+    shape, colour = draw.integer(len(SHAPES)), draw.integer(len(COLOURS))
+    # More than an even share of the objects is plain: plain surfaces show shape and material best.
+    pattern = 0 if draw.uniform() < 0.2 else draw.integer(len(PATTERNS))
+    return shape, colour, pattern, draw.integer(len(MATERIALS)), draw.integer(len(PLACES))
+
+
+def _allowed(combination: tuple[int, int, int, int, int], *, held_out: bool) -> bool:
+    """Whether a combination can be seen, and is on the wanted side of the held-out line."""
+    return compatible(combination[1], combination[3]) and combination_held_out(*combination) == held_out
 
 
 def _object(draw: Draw, kind: tuple[int, int, int, int], x: float, z: float, facing: float) -> ObjectSpec:
@@ -136,7 +138,8 @@ def _arrange(
         wide, shift = draw.uniform(2.0, 2.5), draw.uniform(-0.35, 0.35)
         deep, aside = draw.uniform(2.2, 2.8), draw.uniform(0.75, 1.15) * (1.0 if draw.uniform() < 0.5 else -1.0)
         offsets.append({
-            "left of": (wide, shift), "right of": (-wide, shift), "in front of": (aside, -deep), "behind": (aside, deep),
+            "left of": (wide, shift), "right of": (-wide, shift),
+            "in front of": (aside, -deep), "behind": (aside, deep),
         }[relation])  # fmt: skip
     places = [(0.0, 0.0), *offsets]
     middle = tuple(sum(p[i] for p in places) / len(places) for i in range(2))
@@ -173,11 +176,29 @@ def sample_scenes(
 
 
 def _sample(seed: int, index: int, single: bool, held_out: bool) -> Scene:
-    draw = Draw(seed, "toys/held-out" if held_out else "toys/scene", index, count=256)
-    combination = _combination(draw, held_out=held_out)
+    draw, combination = _held_out(seed, index) if held_out else _trained(seed, index)
     fate = draw.uniform()
     others = 0 if single or fate < 0.7 else 1 if fate < 0.9 else 2
     return make_scene(draw, combination, others)
+
+
+def _trained(seed: int, index: int) -> tuple[Draw, tuple[int, int, int, int, int]]:
+    """Numbers for a training scene and its combination, redrawn until allowed."""
+    draw = Draw(seed, "toys/scene", index, count=256)
+    combination = _combination(draw)
+    while not _allowed(combination, held_out=False):
+        combination = _combination(draw)
+    return draw, combination
+
+
+def _held_out(seed: int, index: int) -> tuple[Draw, tuple[int, int, int, int, int]]:
+    """The same from the other side of the line; held-out combinations are rare, so every try has its own numbers."""
+    for attempt in itertools.count():
+        draw = Draw(seed, "toys/held-out", index, attempt, count=256)
+        combination = _combination(draw)
+        if _allowed(combination, held_out=True):
+            return draw, combination
+    raise AssertionError("unreachable: count() does not end")
 
 
 def attributes(scene: Scene) -> dict[str, int]:

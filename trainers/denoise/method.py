@@ -23,6 +23,7 @@ from trainers.method import Batch, Method, Metrics, ParamGroup
 log = logging.getLogger(__name__)
 
 ADAPTER = "default"
+TRANSFORM = ".tensor_lora_transform."  # in the names of a tensor-lora transform's parameters
 EVALUATION_LEVELS = 8
 """Timesteps at which the fixed evaluation measures, evenly spread over the schedule."""
 
@@ -53,7 +54,7 @@ class Denoise(Method[RunConfig[DenoiseSettings]]):
             log.warning("only one training image: the subject will be copied with its background and pose")
         self.latents = self._encode(self.samples)
         held_out = config.data.validation
-        self.held_out = find_samples(held_out, config.data.prompt) if held_out else []
+        self.held_out = find_samples(held_out, config.data.prompt, "data.validation") if held_out else []
         self.held_out_latents = self._encode(self.held_out) if self.held_out else self.latents[:0]
         self.preview_prompts = config.watch.preview_prompts or (self.samples[0].caption,)
         self.conditions = self._condition()
@@ -62,9 +63,6 @@ class Denoise(Method[RunConfig[DenoiseSettings]]):
         self.peft_config = config.method.peft(layers)
         self.denoiser = self.backbone.denoiser
         self.report = inject(self.denoiser, self.peft_config, ADAPTER)
-        for parameter in self.denoiser.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
 
     def describe(self) -> list[str]:
         """Return the preflight in words: what is trained, on which layers, with which images."""
@@ -129,8 +127,8 @@ class Denoise(Method[RunConfig[DenoiseSettings]]):
     def param_groups(self) -> Iterable[ParamGroup]:
         """Return transform and residual apart: decay would pull the transform away from the identity."""
         named = [(name, p) for name, p in self.denoiser.named_parameters() if p.requires_grad]
-        transform = [p for name, p in named if "transform" in name]
-        residual = [p for name, p in named if "transform" not in name]
+        transform = [p for name, p in named if TRANSFORM in name]
+        residual = [p for name, p in named if TRANSFORM not in name]
         return [ParamGroup("transform", transform, decay=False), ParamGroup("residual", residual)]
 
     def artifact(self) -> Artifact:

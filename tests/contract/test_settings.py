@@ -1,0 +1,219 @@
+"""Promises about settings: one definition, complete, documented, and without a dead switch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import BaseModel, ValidationError
+
+from lrdiff.errors import BackendError
+from tests.contract.conftest import World, observe
+from trainers.config import describe_errors
+from trainers.registry import METHODS, run_config_class
+from trainers.rundir import RunDir
+
+
+def leaves(model: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted name of every setting that is not itself a group of settings."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from leaves(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
+def to_toml(values: dict[str, Any]) -> str:
+    """Write settings as TOML with dotted keys; TOML has no null, so what is not set is left out."""
+    return "\n".join(f"{name} = {json.dumps(value)}" for name, value in flat(values).items() if value is not None)
+
+
+# Another value for every setting, and what it must change of a run: something `observe` sees, or "refused" for what
+# this machine may not have. A setting without a line here, or one that changes nothing, fails the test.
+COMMON: dict[str, tuple[Any, str]] = {
+    "model": ("{other_model}", "weights"),
+    "data.images": ("{other_images}", "weights"),
+    "data.prompt": ("a blue ball", "weights"),
+    "data.validation": ("{other_images}", "metrics"),
+    "data.batch_size": (3, "weights"),
+    "data.flip": (True, "weights"),
+    "optim.steps": (6, "files"),
+    "optim.lr": (1e-2, "weights"),
+    "optim.schedule": ("linear", "weights"),
+    "optim.warmup": (2, "weights"),
+    "optim.weight_decay": (0.5, "weights"),
+    "optim.beta1": (0.5, "weights"),
+    "optim.beta2": (0.5, "weights"),
+    "optim.clip": (1e-3, "weights"),
+    "optim.accumulate": (2, "weights"),
+    "precision.device": ("cuda", "refused or device"),
+    "precision.dtype": ("bf16", "weights"),
+    "watch.log_every": (1, "metrics"),
+    "watch.checkpoint_every": (3, "files"),
+    "watch.keep_checkpoints": (1, "files"),
+    "watch.evaluate_every": (0, "metrics"),
+    "watch.preview_every": (0, "files"),
+    "watch.preview_prompts": (["a green ring"], "previews"),
+    "watch.preview_steps": (3, "previews"),
+    "watch.preview_count": (2, "files"),
+    "seed": (1, "weights"),
+}
+OWN: dict[str, dict[str, tuple[Any, str]]] = {
+    "tensor-lora": {
+        "method.targets": ("attention+ff", "shapes"),
+        "method.min_snr": (1.0, "weights"),
+        "method.transform_rank": (1, "shapes"),
+        "method.residual": ("lora", "shapes"),
+        "method.r": (2, "shapes"),
+        "method.alpha": (4.0, "weights"),
+        "method.init": ("paper", "weights"),
+    },
+    "lora": {
+        "method.targets": ("attention+ff+conv", "shapes"),
+        "method.min_snr": (1.0, "weights"),
+        "method.r": (2, "shapes"),
+        "method.alpha": (16, "weights"),
+        "method.dropout": (0.5, "weights"),
+    },
+}
+# The settings all methods share are read by the Method class and the loop, so they are walked once for each class.
+WALKED = {entry.method: name for name, entry in reversed(METHODS.items())}
+
+
+def table(method: str) -> dict[str, tuple[Any, str]]:
+    return COMMON | OWN[method]
+
+
+def walks() -> list[tuple[str, str]]:
+    return [
+        (method, name)
+        for method in METHODS
+        for name in leaves(run_config_class(method))
+        if name.startswith("method.") or WALKED[METHODS[method].method] == method
+    ]
+
+
+def test_every_setting_has_an_alternative_to_try() -> None:
+    assert set(OWN) == set(METHODS)
+    for method in METHODS:
+        assert set(leaves(run_config_class(method))) == set(table(method)), method
+
+
+@pytest.mark.parametrize("walk", walks(), ids=lambda walk: "-".join(walk))
+def test_every_setting_changes_the_run_or_is_refused(
+    walk: tuple[str, str], world: World, tmp_path: Path, references: dict[str, RunDir]
+) -> None:
+    method, name = walk
+    value, effect = table(method)[name]
+    if isinstance(value, str):
+        value = value.format(other_model=world.other_model, other_images=world.other_images)
+    before = references[method]
+    change = {name.replace(".", "__"): value}
+    if effect.startswith("refused") and not torch.cuda.is_available():
+        with pytest.raises(BackendError, match=name):
+            world.run(tmp_path / "run", method, **change)
+        return
+    run = world.run(tmp_path / "run", method, **change)
+    settings, others = flat(run.read()["config"]), flat(before.read()["config"])
+    assert {key for key in settings if settings[key] != others[key]} == {name}, "the record says what was different"
+    seen, reference = observe(run), observe(before)
+    kind = effect.removeprefix("refused or ")
+    assert seen[kind] != reference[kind], f"{name} = {value!r} left the {kind} as they were"
+
+
+@pytest.fixture(scope="session")
+def references(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDir]:
+    root = tmp_path_factory.mktemp("references")
+    return {method: world.run(root / method, method) for method in METHODS}
+
+
+def test_the_same_settings_give_the_same_run(references: dict[str, RunDir], world: World, tmp_path: Path) -> None:
+    """Without this, every setting would seem to change something."""
+    for method, reference in references.items():
+        assert observe(world.run(tmp_path / method, method)) == observe(reference)
+
+
+def full(world: World, method: str) -> Any:
+    """Return settings that differ from the defaults wherever they can."""
+    changes = {name.replace(".", "__"): value for name, (value, _) in table(method).items()}
+    changes["data__validation"] = str(world.other_images)
+    return run_config_class(method).model_validate(world.settings(**changes))
+
+
+def test_settings_survive_json_and_toml(method: str, world: World) -> None:
+    kind = run_config_class(method)
+    for config in (full(world, method), kind.model_validate(world.settings())):
+        assert kind.model_validate_json(config.model_dump_json()) == config
+        assert kind.model_validate(tomllib.loads(to_toml(config.model_dump(mode="json")))) == config
+
+
+def test_a_record_is_a_configuration(method: str, reference: RunDir) -> None:
+    kind = run_config_class(method)
+    record = json.loads(reference.record_path.read_text())
+    assert kind.model_validate(record["config"]).model_dump(mode="json") == record["config"]
+    assert set(flat(record["config"])) == set(leaves(kind)), "the record is complete"
+
+
+def test_every_setting_is_explained_in_the_schema(method: str) -> None:
+    schema = run_config_class(method).model_json_schema()
+
+    def check(node: dict[str, Any], where: str) -> None:
+        for name, item in node.get("properties", {}).items():
+            # A group of settings that says of itself what its field says is written once, in the definition.
+            target = schema["$defs"].get(item.get("$ref", "").rpartition("/")[2], {})
+            assert len(item.get("description", target.get("description", ""))) > 15, f"{where}{name} has no docstring"
+            check(target, f"{where}{name}.")
+
+    check(schema, "")
+
+
+def test_unknown_names_wrong_types_and_bad_values_are_refused_by_name(method: str, world: World) -> None:
+    cases = {
+        "optim.lr": [-1, 0, "fast", float("nan"), float("inf")],
+        "optim.steps": [0, 1.5],
+        "optim.lrr": [1],
+        "data.batch_size": [0],
+        "method.no_such": [1],
+        "method.r": [0],
+        "nosuch": [1],
+        "precision.dtype": ["fp8"],
+        "watch.log_every": [0],
+        "seed": [-1],
+    }
+    for name, values in cases.items():
+        for value in values:
+            with pytest.raises(ValidationError) as caught:
+                run_config_class(method).model_validate(world.settings(**{name.replace(".", "__"): value}))
+            assert f"flags: {name}: " in describe_errors(caught.value, "flags")
+
+
+def test_settings_cannot_be_changed_afterwards(method: str, world: World) -> None:
+    config = run_config_class(method).model_validate(world.settings())
+    with pytest.raises(ValidationError):
+        config.optim.lr = 1.0
+
+
+def test_reading_settings_does_not_import_torch() -> None:
+    code = (
+        "import sys\n"
+        "from trainers.registry import METHODS, run_config_class\n"
+        "for name in METHODS: run_config_class(name).model_json_schema()\n"
+        "print([m for m in ('torch', 'diffusers', 'transformers', 'peft', 'accelerate') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
