@@ -45,6 +45,8 @@ class Header:
         config: The adapter's own config, complete: alpha, ranks and targets are read from here, never guessed.
         base_model: Name or path of the base model, for people.
         base_fingerprint: Hash of the base model, for the check at load time.
+        component: The part of the base model it goes into, as diffusers names it. Keys in the file begin with it, which
+            is how diffusers' pipelines find a LoRA's place.
         versions: Package versions at the time of writing.
         extra: Whatever else the trainer wants to record: seed, steps, final metrics.
 
@@ -57,6 +59,7 @@ class Header:
     config: dict[str, Any]
     base_model: str
     base_fingerprint: str
+    component: str = "unet"
     versions: dict[str, str] = field(default_factory=versions)
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -83,11 +86,16 @@ class Artifact:
         for name, tensor in self.tensors.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise ArtifactError(f"{path}: tensor {name} holds NaN or infinity; the adapter was not written")
-        body = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        text = json.dumps({"format": FORMAT, **asdict(self.header)}, sort_keys=True)
+        prefix = f"{self.header.component}."
+        body = {prefix + name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        metadata = {"lrdiff": json.dumps({"format": FORMAT, **asdict(self.header)}, sort_keys=True)}
+        if self.header.adapter == "lora":
+            # Without it diffusers takes alpha for equal to the rank.
+            config = {prefix + name: value for name, value in self.header.config.items()}
+            metadata["lora_adapter_metadata"] = json.dumps(config, sort_keys=True)
         try:
             with replacing(path) as temporary:
-                save_file(body, temporary, metadata={"lrdiff": text})
+                save_file(body, temporary, metadata=metadata)
         except (SafetensorError, OSError) as error:
             raise ArtifactError(
                 f"{path}: cannot be written ({error}); free some space or choose another place"
@@ -106,10 +114,13 @@ class Artifact:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, OSError) as error:
             raise ArtifactError(f"{path}: cannot be read as safetensors ({error}); copy the file again") from error
+        prefix = f"{header.component}."
         for name, tensor in tensors.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise ArtifactError(f"{path}: tensor {name} holds NaN or infinity; the file must not be used")
-        return cls(tensors=tensors, header=header)
+            if not name.startswith(prefix):
+                raise ArtifactError(f"{path}: tensor {name} is not of {header.component}; copy or train it again")
+        return cls(tensors={name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, header=header)
 
 
 def read_header(path: Path) -> Header:

@@ -40,6 +40,7 @@ class Backbone(Protocol):
         latent_factor: Pixels per latent, on a side. Image sides must be multiples of it.
         schedule: Noise schedule and prediction type.
         denoiser: The network that adapters go into.
+        component: Its name in a diffusers pipeline, such as "unet".
         truncated: Prompt -> the end of it that the text encoder could not take, for every prompt so far that was cut.
     """
 
@@ -51,6 +52,7 @@ class Backbone(Protocol):
     latent_factor: int
     schedule: Schedule
     denoiser: nn.Module
+    component: str
     truncated: dict[str, str]
 
     @property

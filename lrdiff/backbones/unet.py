@@ -58,6 +58,7 @@ class UNetBackbone:
         self.name = display_name(path)
         self.fingerprint = fingerprint
         self.denoiser = denoiser
+        self.component = "unet"
         self.vae = vae
         self._vae_config: Any = vae.config
         self.text_encoder: CLIPTextModel | None = text_encoder

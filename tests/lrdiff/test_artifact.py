@@ -86,7 +86,7 @@ def test_nan_is_refused_on_save_and_on_load(tmp_path: Path, bad: float, dtype: t
     with pytest.raises(ArtifactError, match=r"weak\.layer.*NaN"):
         Artifact(tensors, header()).save(path)
     assert list(tmp_path.iterdir()) == []
-    write_raw(path, header_text(), tensors)
+    write_raw(path, header_text(), {f"unet.{name}": tensor for name, tensor in tensors.items()})
     with pytest.raises(ArtifactError, match=r"weak\.layer.*NaN"):
         Artifact.load(path)
 
@@ -178,3 +178,10 @@ def test_a_folder_that_cannot_be_written_is_an_artifact_error(tmp_path: Path) ->
     for folder in (tmp_path / "absent", tmp_path / "file"):
         with pytest.raises(ArtifactError, match="cannot be written"):
             artifact().save(folder / "a.safetensors")
+
+
+def test_a_tensor_of_another_component_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_raw(path, header_text(), {"vae.layer": torch.zeros(2)})
+    with pytest.raises(ArtifactError, match=r"vae\.layer is not of unet"):
+        Artifact.load(path)

@@ -139,6 +139,7 @@ class Denoise(Method[RunConfig[DenoiseSettings]]):
             config=self.peft_config.to_dict(),
             base_model=self.backbone.name,
             base_fingerprint=self.backbone.fingerprint,
+            component=self.backbone.component,
             extra={"prompt": self.samples[0].caption, "seed": self.config.seed, "images": len(self.samples)},
         )
         tensors = {key: value.detach().float().cpu().clone() for key, value in state(self.denoiser, ADAPTER).items()}
