@@ -39,6 +39,8 @@ def find_samples(folder: Path, prompt: str, setting: str = "data.images") -> lis
     Raises:
         DataError: The folder is absent or without pictures; a caption is empty or not UTF-8.
     """
+    if folder == Path():
+        raise DataError(f"{setting}: give a folder of pictures")
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise DataError(f"{setting}: {folder} {what}; give a folder of pictures")

@@ -19,8 +19,8 @@ compare every image with pictures of the subject that were never trained on."""
 class DemoOptions(Options):
     """What the demo does."""
 
-    subject: str = ""
-    """Folder of assets/subjects; none takes the first."""
+    subject: str = "horned-mug"
+    """Folder of assets/subjects."""
 
     steps: PositiveInt = 300
     """Training steps of each adapter."""

@@ -229,9 +229,9 @@ def _check_inputs(config: RunConfig[Any]) -> None:
 
     backbones.pick_device(config.precision.device)
     if config.needs_images:
-        for folder in (config.data.images, config.data.validation):
-            if folder is not None:
-                find_samples(folder, config.data.prompt)
+        find_samples(config.data.images, config.data.prompt)
+        if config.data.validation is not None:
+            find_samples(config.data.validation, config.data.prompt, "data.validation")
         backbones.find(config.model)
 
 
