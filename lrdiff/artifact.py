@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import struct
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from lrdiff.errors import ArtifactError
 from lrdiff.files import replacing
@@ -95,7 +96,7 @@ class Artifact:
             metadata["lora_adapter_metadata"] = json.dumps(config, sort_keys=True)
         try:
             with replacing(path) as temporary:
-                save_file(body, temporary, metadata=metadata)
+                temporary.write_bytes(_encode(body, metadata))
         except (SafetensorError, OSError) as error:
             raise ArtifactError(
                 f"{path}: cannot be written ({error}); free some space or choose another place"
@@ -151,6 +152,17 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _encode(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
+    """Return a safetensors file. Its metadata is sorted, since the library's own order changes from run to run."""
+    data = save(tensors, metadata)
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ other then only measures, so that a figure is never read by the network it was o
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,8 +43,7 @@ class Probe(nn.Module):
         self.widths = tuple(widths)
         self.classes = dict(classes)
         stem = nn.Sequential(nn.Conv2d(3, widths[0], 5, 2, 2, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
-        pairs = zip(widths, widths[1:], strict=False)
-        self.trunk = nn.Sequential(stem, *(Stage(into, out) for into, out in pairs))
+        self.trunk = nn.Sequential(stem, *(Stage(into, out) for into, out in itertools.pairwise(widths)))
         self.heads = nn.ModuleDict({name: nn.Linear(widths[-1], count) for name, count in classes.items()})
         self.embed = nn.Linear(widths[-1], identity)
 

@@ -1,8 +1,8 @@
 """From scenes to images: a deferred sphere-tracing renderer in plain tensor operations.
 
 Objects are traced at ``SUPERSAMPLE`` times the image size, one solid at a time inside its bounding sphere and in its
-own coordinates; solids of one shape share one call. The ground and the backdrop are filtered analytically and shaded once
-per pixel. All light is linear until the last step.
+own coordinates; solids of one shape share one call. The ground and the backdrop are filtered analytically and shaded
+once per pixel. All light is linear until the last step.
 """
 
 from __future__ import annotations

@@ -45,3 +45,12 @@ def test_a_lora_file_gives_the_same_output_in_a_diffusers_pipeline(
         theirs = pipeline.unet(x, t, next(iter(cond.values()))).sample
     assert float((ours - before).abs().max()) > 1e-3
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_the_same_lora_gives_the_same_bytes(tmp_path: Path) -> None:
+    config = LoraConfig(r=2, target_modules=["to_q"]).to_dict()
+    made = Artifact({"a.weight": torch.ones(2, 3)}, Header("lora", "lora", config, "tiny", "0"))
+    files = [tmp_path / f"{number}.safetensors" for number in range(8)]
+    for file in files:
+        made.save(file)
+    assert len({file.read_bytes() for file in files}) == 1
