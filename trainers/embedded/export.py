@@ -1,0 +1,152 @@
+"""From training runs to the folders that are shipped: diffusers' layout for `toys`, two files for a probe."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from lrdiff.errors import RunError
+from lrdiff.files import write_json
+from trainers.embedded.latents import moments
+from trainers.embedded.probe import ProbeConfig, TrainProbe
+from trainers.embedded.shards import Shards
+from trainers.embedded.toys_unet import SCHEDULER, ToysUnet, ToysUnetConfig
+from trainers.embedded.toys_vae import ToysVae, ToysVaeConfig, normalise_latents
+from trainers.loop import checked_groups
+from trainers.method import Method
+from trainers.rundir import RunDir, open_run
+
+SHARD = "14MB"
+"""Largest file of a model, so that no file in the repository is larger than 15 MB."""
+
+
+def export_vae(run: Path, scenes: Shards, out: Path) -> None:
+    """Write the autoencoder of a run with normalised latents, in single precision.
+
+    Args:
+        run: Run directory of `ToysVae`.
+        scenes: Pictures whose latents get mean 0 and standard deviation 1 per channel.
+        out: Folder to write; one that is there is replaced.
+
+    Raises:
+        RunError: The run has no checkpoint, or one of another configuration.
+    """
+    record = open_run(run)
+    method = ToysVae(ToysVaeConfig.model_validate(record.read()["config"]["method"]))
+    load_trained(method, record)
+    vae = method.vae.eval()
+    normalise_latents(vae, *moments(vae, scenes, 1024))
+    with replacing_folder(out) as folder:
+        vae.save_pretrained(folder)
+
+
+def export_toys(vae: Path, unet_run: Path, out: Path) -> int:
+    """Write a folder that `StableDiffusionPipeline.from_pretrained` loads as it is.
+
+    The denoiser and the text encoder are the moving averages. UNet and autoencoder are stored in half precision; the
+    text encoder, small, stays in single precision.
+
+    Args:
+        vae: Folder of the autoencoder, latents normalised.
+        unet_run: Run directory of `ToysUnet`; its newest checkpoint is taken.
+        out: Folder to write; one that is there is replaced once the new one is complete.
+
+    Returns:
+        The step of the checkpoint.
+
+    Raises:
+        RunError: The run has no checkpoint, or one of another configuration.
+    """
+    run = open_run(unet_run)
+    method = ToysUnet(ToysUnetConfig.model_validate(run.read()["config"]["method"]))
+    step = load_trained(method, run)
+    with torch.no_grad():
+        for name, parameter in method.named_parameters():
+            parameter.copy_(method.averages[name])
+    autoencoder = cast(AutoencoderKL, AutoencoderKL.from_pretrained(vae))
+    # Else diffusers writes the path of this machine's cache into the shipped config.
+    autoencoder.register_to_config(_name_or_path="")
+    with replacing_folder(out) as folder:
+        StableDiffusionPipeline(
+            vae=autoencoder.half(),
+            text_encoder=method.text_encoder,
+            tokenizer=method.tokenizer,
+            unet=method.unet.half(),
+            scheduler=cast(Any, DDIMScheduler(**SCHEDULER)),
+            safety_checker=cast(Any, None),
+            feature_extractor=cast(Any, None),
+            requires_safety_checker=False,
+        ).save_pretrained(folder, max_shard_size=SHARD)
+    return step
+
+
+def export_probe(probe_run: Path, out: Path) -> int:
+    """Write `config.json` and `model.safetensors` (half precision) for `lrdiff.probe.load_probe`.
+
+    Args:
+        probe_run: Run directory of `TrainProbe`; its newest checkpoint is taken.
+        out: Folder to write; one that is there is replaced.
+
+    Returns:
+        The step of the checkpoint.
+
+    Raises:
+        RunError: The run has no checkpoint, or one of another configuration.
+    """
+    run = open_run(probe_run)
+    method = TrainProbe(ProbeConfig.model_validate(run.read()["config"]["method"]))
+    step = load_trained(method, run)
+    with replacing_folder(out) as folder:
+        state = method.probe.state_dict()
+        halves = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+        save_file({name: value.contiguous() for name, value in halves.items()}, folder / "model.safetensors")
+        write_json(folder / "config.json", method.probe.describe())
+    return step
+
+
+@torch.no_grad()
+def load_trained(method: Method[Any], run: RunDir) -> int:
+    """Put the newest checkpoint of a run into a method, without an optimizer, and return its step.
+
+    Raises:
+        RunError: There is no checkpoint, or it belongs to another configuration.
+    """
+    steps = run.checkpoint_steps()
+    if not steps:
+        raise RunError(f"{run.path}: has no checkpoint to export; train it first")
+    file = run.checkpoint(steps[-1]) / "weights.safetensors"
+    stored = load_file(file)
+    for number, group in enumerate(checked_groups(method)):
+        for index, parameter in enumerate(group.params):
+            value = stored.get(f"param.{number:02d}.{index:05d}")
+            if value is None or value.shape != parameter.shape:
+                raise RunError(f"{file}: does not hold the parameters of its run.json; remove the run and make it anew")
+            parameter.copy_(value)
+    method.load_state({name.removeprefix("own."): value for name, value in stored.items() if name.startswith("own.")})
+    return steps[-1]
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty hidden folder beside `path`; on success it takes `path`'s place, on failure it is removed."""
+    new, old = (path.with_name(f".{path.name}.{end}") for end in ("new", "old"))
+    for folder in (new, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        yield new
+        for file in new.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)
+        if path.exists():
+            path.replace(old)
+        new.replace(path)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

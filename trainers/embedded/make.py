@@ -1,0 +1,346 @@
+"""`lrdiff embedded make NAME`: make a shipped model again, from nothing but a seed.
+
+Only orchestration: what is rendered, trained and exported, in which order, and with which figures. Every stage leaves
+something complete in the cache, so the same command after an interruption goes on where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lrdiff.errors import ConfigError, RunError
+from trainers.config import OptimConfig, PrecisionConfig
+
+if TYPE_CHECKING:
+    from trainers.embedded.shards import Shards
+    from trainers.method import Method
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[2]
+ASSETS = ROOT / "assets"
+CACHE = ROOT / ".cache" / "embedded"
+DATA_SEED = 1
+"""Of the rendered scenes and subjects that models learn from. Figures are measured on pictures of other seeds."""
+KEEP_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training.
+
+    Attributes:
+        method: Settings of the method, besides its folders.
+        optim: Steps, learning rate and so on.
+        every: Steps between checkpoints.
+    """
+
+    method: Mapping[str, Any]
+    optim: OptimConfig
+    every: int = 100
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much goes into the models.
+
+    Attributes:
+        name: For the record.
+        scenes: Rendered scenes.
+        subjects: Rendered individuals, five pictures each.
+        vae: The autoencoder of `toys`.
+        unet: The denoiser and text encoder of `toys`.
+        probes: By name.
+        precision: Device and number format.
+        shard: Pictures per file.
+    """
+
+    name: str
+    scenes: int
+    subjects: int
+    vae: Training
+    unet: Training
+    probes: Mapping[str, Training]
+    precision: PrecisionConfig
+    shard: int = 512
+
+
+def _probes(steps: int, lr: float, scenes: int, subjects: int) -> dict[str, Training]:
+    """Two probes of different width, so that they do not make the same mistakes."""
+    optim = OptimConfig(steps=steps, lr=lr, warmup=50, weight_decay=5e-3)
+    sizes = {"scenes_per_batch": scenes, "subjects_per_batch": subjects}
+    widths = {"probe-a": (24, 48, 96, 160), "probe-b": (32, 48, 112, 176)}
+    return {name: Training({"widths": w, **sizes}, optim, every=200) for name, w in widths.items()}
+
+
+CPU = Budget(
+    name="cpu",
+    scenes=8192,
+    subjects=600,
+    vae=Training({"batch_size": 16}, OptimConfig(steps=1000, lr=1e-3, warmup=30, weight_decay=1e-3)),
+    unet=Training({"batch_size": 32}, OptimConfig(steps=2600, lr=8e-4, warmup=60, weight_decay=1e-2)),
+    probes=_probes(1400, 3e-3, 32, 16),
+    precision=PrecisionConfig(device="cpu"),
+)
+"""About two hours on two cores; the shipped models were made with these figures, see the manifest for what differed."""
+
+GPU = Budget(
+    name="gpu",
+    scenes=61440,
+    subjects=4000,
+    vae=Training({"batch_size": 32}, OptimConfig(steps=4000, lr=1e-3, warmup=100, weight_decay=1e-3), every=500),
+    unet=Training(
+        {"batch_size": 128, "average": 0.9995},
+        OptimConfig(steps=15000, lr=8e-4, warmup=300, weight_decay=1e-2),
+        every=1000,
+    ),
+    probes=_probes(6000, 3e-3, 128, 64),
+    precision=PrecisionConfig(device="cuda", dtype="bf16"),
+)
+"""More data and longer training of the same networks: wider ones would not fit what a repository should hold, nor two
+seconds per image on a CPU. This preset has not been run."""
+
+BUDGETS = {budget.name: budget for budget in (CPU, GPU)}
+SEEDS = {"scenes": DATA_SEED, "toys": 1, "probe-a": 11, "probe-b": 23, "subjects": 0}
+"""Seeds that made the shipped files."""
+
+RECIPES: dict[str, str] = {
+    "scenes": "the rendered pictures that the models learn from (kept in .cache, not shipped)",
+    "toys": "text to image of the toy world at 128 px, in Stable Diffusion's own classes",
+    "probe-a": "reads attributes and identity; may take part in a choice or a loss",
+    "probe-b": "a second reader, which only measures",
+    "subjects": "pictures of individuals that captions have no words for",
+}
+
+
+def make(
+    name: str,
+    *,
+    budget: str | Budget = "cpu",
+    seed: int | None = None,
+    out: Path | None = None,
+    processes: int | None = None,
+    assets: Path = ASSETS,
+    cache: Path = CACHE,
+) -> Path:
+    """Make one model, or set of pictures, and return its folder.
+
+    Args:
+        name: A key of `RECIPES`.
+        budget: "cpu" or "gpu" (which has not been run), or figures of your own.
+        seed: Of initialisation and training; none takes the one that made the shipped files. The rendered data set has
+            a seed of its own, `DATA_SEED`.
+        out: Folder to write; none replaces the shipped one and its entry in the manifest.
+        processes: How many render at once; none takes one per core.
+        assets: Folder of shipped files.
+        cache: Folder of pictures and training runs.
+
+    Raises:
+        ConfigError: There is no such recipe or budget, or scenes are asked for with another seed or folder.
+        RunError: A run in the cache was begun with other figures.
+        BackendError: The budget needs a GPU and there is none.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"no model {name!r} can be made; known: {', '.join(RECIPES)}")
+    if isinstance(budget, str) and budget not in BUDGETS:
+        raise ConfigError(f"budget {budget!r} is unknown; known: {', '.join(BUDGETS)}")
+    plan = BUDGETS[budget] if isinstance(budget, str) else budget
+    work = _Workshop(plan, SEEDS[name] if seed is None else seed, cache / plan.name, processes or os.cpu_count() or 1)
+    if name == "scenes":
+        if out is not None or work.seed != DATA_SEED:
+            raise ConfigError(f"scenes are the data set of seed {DATA_SEED} in the cache; leave out seed and folder")
+        return work.scenes().path
+    shipped = assets / "subjects" if name == "subjects" else assets / "models" / name
+    target = shipped if out is None else out
+    actions: dict[str, Callable[[Path], float]] = {"toys": work.toys, "subjects": work.write_subjects}
+    seconds = actions.get(name, lambda folder: work.probe(name, folder))(target)
+    if out is None:
+        from trainers.embedded import manifest
+
+        manifest.record(assets, name, target, facts(name, work.seed, plan, round(seconds, 1)))
+    return target
+
+
+def facts(name: str, seed: int, budget: Budget, seconds: float, **more: Any) -> dict[str, Any]:
+    """Return what the manifest says about how something was made.
+
+    Args:
+        name: The recipe.
+        seed: Of the training.
+        budget: What went into it.
+        seconds: Duration of the trainings, or of the drawing.
+        more: Further facts.
+    """
+    from lrdiff.artifact import versions
+    from trainers.engine import Engine
+    from trainers.rundir import git_state
+
+    known = ", ".join(f"{package} {version}" for package, version in versions().items())
+    return {
+        "command": f"lrdiff embedded make {name} --budget {budget.name} --seed {seed}",
+        "seed": seed,
+        "device": Engine(budget.precision).describe(),
+        "seconds": seconds,
+        "made_by": f"commit {git_state()}, {known}",
+        **more,
+    }
+
+
+@dataclass(frozen=True)
+class _Workshop:
+    """One budget, seed and cache; every stage is done only where its result is missing."""
+
+    budget: Budget
+    seed: int
+    cache: Path
+    processes: int
+
+    def scenes(self) -> Shards:
+        return self._pictures("scenes", self.budget.scenes, self.budget.shard)
+
+    def subjects(self) -> Shards:
+        # Whole individuals per file.
+        from trainers.embedded.scenes import VIEWS
+
+        return self._pictures("subjects", self.budget.subjects * VIEWS, self.budget.shard // VIEWS * VIEWS)
+
+    def _pictures(self, kind: Any, count: int, shard: int) -> Shards:
+        from trainers.embedded.scenes import SceneSet, render_set
+
+        on_gpu = self.budget.precision.device == "cuda"
+        return render_set(
+            self.cache / kind,
+            SceneSet(kind, DATA_SEED, count, shard),
+            processes=1 if on_gpu else self.processes,
+            device="cuda" if on_gpu else "cpu",
+        )
+
+    def toys(self, out: Path) -> float:
+        """Write the model; return the seconds of training."""
+        from diffusers import AutoencoderKL
+
+        from trainers.embedded.export import export_toys, export_vae
+        from trainers.embedded.latents import write_latents
+        from trainers.embedded.toys_unet import ToysUnet, ToysUnetConfig
+        from trainers.embedded.toys_vae import ToysVae, ToysVaeConfig
+
+        scenes = self.scenes()
+        plan = self.budget.vae
+        vae_config = ToysVaeConfig(scenes=scenes.path, **plan.method)
+        seconds = self._train("vae", ToysVae, vae_config, plan)
+        folder, latents = self.cache / f"vae-{self.seed}-final", self.cache / f"latents-{self.seed}"
+        if not folder.exists():
+            export_vae(self._run("vae"), scenes, folder)
+        if not (latents / "latents.npy").exists():
+            vae: Any = AutoencoderKL.from_pretrained(folder)
+            write_latents(vae.to(self._device()), scenes, latents)
+        plan = self.budget.unet
+        seconds += self._train("unet", ToysUnet, ToysUnetConfig(latents=latents, **plan.method), plan)
+        export_toys(folder, self._run("unet"), out)
+        return seconds
+
+    def probe(self, name: str, out: Path) -> float:
+        """Write a probe; return the seconds of training."""
+        from trainers.embedded.export import export_probe
+        from trainers.embedded.probe import ProbeConfig, TrainProbe
+
+        plan = self.budget.probes[name]
+        config = ProbeConfig(scenes=self.scenes().path, subjects=self.subjects().path, **plan.method)
+        seconds = self._train(name, TrainProbe, config, plan)
+        export_probe(self._run(name), out)
+        return seconds
+
+    def write_subjects(self, out: Path) -> float:
+        """Draw the shipped subjects; return the seconds it took."""
+        from trainers.embedded.export import replacing_folder
+        from trainers.embedded.subjects import write_subjects
+
+        begin = time.monotonic()
+        with replacing_folder(out) as folder:
+            write_subjects(folder, self.seed)
+        return time.monotonic() - begin
+
+    def _train(self, name: str, method: Callable[[Any], Method[Any]], config: Any, plan: Training) -> float:
+        """Train, or go on, or do nothing when it is done. Return the seconds of all its steps."""
+        return train(self._run(name), name, method, config, plan, self.budget.precision, self.seed)
+
+    def _run(self, name: str) -> Path:
+        return self.cache / f"{name}-{self.seed}"
+
+    def _device(self) -> str:
+        return "cuda" if self.budget.precision.device == "cuda" else "cpu"
+
+
+def train(
+    path: Path,
+    name: str,
+    method: Callable[[Any], Method[Any]],
+    config: Any,
+    plan: Training,
+    precision: PrecisionConfig,
+    seed: int,
+) -> float:
+    """Bring the run in `path` to its last step, from its newest checkpoint if it has one.
+
+    Returns:
+        Seconds of all steps, those before an interruption included.
+
+    Raises:
+        RunError: The run was begun with other figures, or was asked to stop.
+    """
+    import torch
+
+    from lrdiff.rng import derive
+    from trainers import checkpoint, hooks, rundir
+    from trainers.engine import Engine
+    from trainers.loop import State, fit
+
+    optim = plan.optim
+    record = {"method": config.model_dump(mode="json"), "optim": optim.model_dump(mode="json"), "seed": seed}
+    fresh = not (path / "run.json").exists()
+    run = rundir.create(path, name, record) if fresh else rundir.open_run(path)
+    if run.read()["config"] != record:
+        raise RunError(f"{path}: was begun with other figures; remove it, or make the model with those")
+    if run.read()["state"] == "finished":
+        return training_seconds(path)
+    log.info("training %s: %d steps", name, optim.steps)
+    torch.manual_seed(derive(seed, "init"))
+    engine = Engine(precision)
+    module = method(config).to(engine.device)
+    run.stop_path.unlink(missing_ok=True)
+    run.update(state="running", device=engine.describe(), process=rundir.process_identity())
+
+    def restore(state: State) -> None:
+        checkpoint.restore(run, state)
+        run.drop_metrics_after(state.step)
+
+    save = hooks.save_checkpoint(run, KEEP_CHECKPOINTS)
+    watchers = [
+        hooks.stop_when(hooks.stop_file(run)),
+        hooks.LogMetrics(run, optim.steps, 20),
+        hooks.every(plan.every, hooks.evaluate(run, seed), last=optim.steps),
+        hooks.every(plan.every, save, last=optim.steps),
+        hooks.at_stop(save),
+    ]
+    again = restore if run.checkpoint_steps() else None
+    state = fit(module, optim, engine=engine, seed=seed, hooks=watchers, restore=again)
+    if state.stop:
+        run.update(state="stopped", process=None)
+        raise RunError(f"{path}: stopped at step {state.step} ({state.stop}); the same command goes on from there")
+    run.update(state="finished", process=None)
+    return training_seconds(path)
+
+
+def training_seconds(path: Path) -> float:
+    """Return the seconds that the logged steps of a run took."""
+    from trainers.rundir import open_run
+
+    rows = [row for row in open_run(path).metrics() if "seconds_per_step" in row]
+    before = [0, *(row["step"] for row in rows)]
+    return sum((row["step"] - last) * row["seconds_per_step"] for row, last in zip(rows, before, strict=False))

@@ -1,0 +1,199 @@
+"""Training of the denoiser and the text encoder of `toys`, together and from scratch, on cached latents.
+
+Three choices make the most of few samples: captions name each attribute only sometimes, so every word is learned in
+many company; one caption in ten holds an unknown word, so that such words stay free to be bound to a subject later; and
+nearly clean samples, which teach little, count less.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Self, cast
+
+import numpy as np
+import torch
+from annotated_types import Ge, Le, MinLen
+from diffusers import UNet2DConditionModel
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from lrdiff.schedule import Schedule
+from lrdiff.world.captions import WORDS, caption
+from lrdiff.world.scene import Scene
+from trainers.config import Settings
+from trainers.embedded.tokenizer import build_tokenizer
+from trainers.method import Batch, Method, Metrics, ParamGroup
+
+SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "set_alpha_to_one": True,
+    "steps_offset": 1,
+    "clip_sample": False,
+}
+"""Diffusers' DDIMScheduler. Zero terminal SNR, since a model this small cannot ignore the trace of a signal."""
+
+
+class ToysUnetConfig(Settings):
+    """How the denoiser and the text encoder are built and trained."""
+
+    latents: Path
+    """Folder with `latents.npy` (float16 [N, 8, 16, 16]) and `scenes.jsonl`."""
+
+    channels: Annotated[tuple[PositiveInt, ...], MinLen(2)] = (64, 128, 256)
+    """Width of each level of the denoiser; every level but the first has attention."""
+
+    text_width: PositiveInt = 128
+    """Width of the text encoder."""
+
+    text_layers: PositiveInt = 2
+    """Depth of the text encoder."""
+
+    batch_size: PositiveInt = 32
+    """Samples per step."""
+
+    unconditional: Annotated[float, Ge(0.0), Le(1.0)] = 0.1
+    """Share of samples trained without a caption, for guidance."""
+
+    unknown_words: Annotated[float, Ge(0.0), Le(1.0)] = 0.1
+    """Share of captions that get an unknown word."""
+
+    min_snr: PositiveFloat = 5.0
+    """Errors of v count fully up to this signal-to-noise ratio and less above it, as in min-SNR (arXiv 2303.09556)."""
+
+    average: Annotated[float, Ge(0.0), Le(0.99999)] = 0.998
+    """Decay of the moving average of the weights, which is what is shipped."""
+
+
+def build_unet(channels: tuple[int, ...], latent_channels: int, side: int, text_width: int) -> UNet2DConditionModel:
+    """Return a fresh denoiser: one block per level, attention on all levels but the first."""
+    attention = [False, *[True] * (len(channels) - 1)]
+    return UNet2DConditionModel(
+        sample_size=side,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        block_out_channels=channels,
+        layers_per_block=1,
+        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention),
+        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
+        cross_attention_dim=text_width,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer, width: int, layers: int) -> CLIPTextModel:
+    """Return a fresh text encoder for a tokenizer."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=3 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=cast(int, tokenizer.bos_token_id),
+            eos_token_id=cast(int, tokenizer.eos_token_id),
+            pad_token_id=cast(int, tokenizer.pad_token_id),
+        )
+    )
+
+
+class ToysUnet(Method[ToysUnetConfig]):
+    """Denoising loss on captions of scenes; keeps a moving average of all weights."""
+
+    def __init__(self, config: ToysUnetConfig) -> None:
+        super().__init__(config)
+        self.latents = np.load(config.latents / "latents.npy", mmap_mode="r")
+        lines = (config.latents / "scenes.jsonl").read_text().splitlines()
+        self.scenes = [Scene.from_dict(json.loads(line)) for line in lines[: len(self.latents)]]
+        self.tokenizer = build_tokenizer(WORDS)
+        self.unet = build_unet(config.channels, self.latents.shape[1], self.latents.shape[2], config.text_width)
+        self.unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.text_encoder = build_text_encoder(self.tokenizer, config.text_width, config.text_layers)
+        self.schedule = Schedule.from_config(SCHEDULER)
+        self.averages = {name: p.detach().clone() for name, p in self.named_parameters()}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the averages with the weights."""
+        super()._apply(fn, recurse)
+        self.averages = {name: fn(average) for name, average in self.averages.items()}
+        return self
+
+    def batch(self, index: int, rng: torch.Generator) -> Batch:
+        """Draw latents and captions."""
+        chosen = torch.randint(0, len(self.scenes), (self.config.batch_size,), generator=rng).tolist()
+        texts = [self._text(i, rng) for i in chosen]
+        ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return {"latents": torch.from_numpy(self.latents[chosen].astype(np.float32)), "ids": ids}
+
+    def _text(self, index: int, rng: torch.Generator) -> str:
+        if float(torch.rand((), generator=rng)) < self.config.unconditional:
+            return ""
+        text = caption(self.scenes[index], rng)
+        if float(torch.rand((), generator=rng)) < self.config.unknown_words:
+            words = text.split()
+            at = int(torch.randint(0, len(words) + 1, (), generator=rng))
+            words.insert(at, unknown_word(rng))
+            text = " ".join(words)
+        return text
+
+    def forward(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Metrics]:
+        """Return the min-SNR weighted loss."""
+        clean: Tensor = batch["latents"]
+        noise = torch.randn(clean.shape, generator=rng).to(clean)
+        # One time per stratum: the batch covers the schedule evenly, which lowers the variance of the gradient.
+        count = len(clean)
+        strata = (torch.arange(count) + torch.rand(count, generator=rng)) / count
+        times = (strata * self.schedule.steps).long().clamp(max=self.schedule.steps - 1)
+        noisy = self.schedule.add_noise(clean, noise, times).contiguous(memory_format=torch.channels_last)
+        text = self.text_encoder(batch["ids"]).last_hidden_state
+        out = self.unet(noisy, times.to(clean.device), text, return_dict=False)[0]
+        errors = (out - self.schedule.target(clean, noise, times)).square().flatten(1).mean(1)
+        # Min-SNR's own weight of v, min(SNR, gamma) / (SNR + 1), vanishes at high noise, where layout is decided.
+        snr = self.schedule.snr(times)
+        weights = ((snr.clamp(max=self.config.min_snr) + 1.0) / (snr + 1.0)).to(errors)
+        return (errors * weights).mean(), {"error": errors.mean()}
+
+    def stepped(self, step: int) -> None:
+        """Move the average; young averages forget faster."""
+        decay = min(self.config.average, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                self.averages[name].lerp_(parameter, 1 - decay)
+
+    def param_groups(self) -> Iterable[ParamGroup]:
+        """Everything is trained; vectors are not decayed."""
+        parameters = list(self.parameters())
+        return [
+            ParamGroup("matrices", [p for p in parameters if p.ndim > 1]),
+            ParamGroup("vectors", [p for p in parameters if p.ndim <= 1], decay=False),
+        ]
+
+    def artifact(self) -> None:
+        """Nothing: `make` writes the folder in diffusers' layout."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the moving average."""
+        return dict(self.averages)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back the moving average."""
+        for name, average in self.averages.items():
+            average.copy_(state[name])
+
+
+def unknown_word(rng: torch.Generator) -> str:
+    """Return two to six random letters."""
+    length = int(torch.randint(2, 7, (), generator=rng))
+    letters = torch.randint(0, 26, (length,), generator=rng).tolist()
+    return "".join(string.ascii_lowercase[i] for i in letters)
