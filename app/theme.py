@@ -1,0 +1,161 @@
+"""Looks: one accent colour on warm greys, fonts that every system has, nothing fetched from anywhere."""
+
+from __future__ import annotations
+
+import gradio as gr
+from gradio.themes.utils import colors, sizes
+
+SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
+MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
+
+PAPER, INK = "#faf9f7", "#1d1b18"
+NIGHT, CHALK = "#161513", "#eceae6"
+ACCENT, ACCENT_DARK = "#0f6b63", "#5fc7bb"
+
+SERIES_COLORS = ("#0f8a7f", "#c2741a", "#7a5fd0")
+
+
+def theme() -> gr.themes.Base:
+    """Return the theme, light and dark."""
+    made = gr.themes.Base(
+        primary_hue=colors.teal,
+        secondary_hue=colors.teal,
+        neutral_hue=colors.stone,
+        spacing_size=sizes.spacing_md,
+        radius_size=sizes.radius_lg,
+        text_size=sizes.text_md,
+        font=SANS,
+        font_mono=MONO,
+    )
+    return made.set(
+        body_background_fill=PAPER,
+        body_background_fill_dark=NIGHT,
+        body_text_color=INK,
+        body_text_color_dark=CHALK,
+        body_text_color_subdued="#625d55",
+        body_text_color_subdued_dark="#aaa59c",
+        block_background_fill="#ffffff",
+        block_background_fill_dark="#1f1d1a",
+        block_border_color="#e5e1da",
+        block_border_color_dark="#37332d",
+        block_label_background_fill="transparent",
+        block_label_background_fill_dark="transparent",
+        block_label_text_color="#57524a",
+        block_label_text_color_dark="#b9b4ab",
+        block_title_text_weight="600",
+        block_title_text_color=INK,
+        block_title_text_color_dark=CHALK,
+        block_info_text_color="#625d55",
+        block_info_text_color_dark="#aaa59c",
+        block_shadow="none",
+        input_background_fill="#fdfcfb",
+        input_background_fill_dark="#171513",
+        input_border_color="#cfc9bf",
+        input_border_color_dark="#4a453d",
+        input_border_color_focus=ACCENT,
+        input_border_color_focus_dark=ACCENT_DARK,
+        input_border_width="1px",
+        input_placeholder_color="#857f75",
+        input_placeholder_color_dark="#8d877d",
+        button_primary_background_fill=ACCENT,
+        button_primary_background_fill_hover="#0b544e",
+        button_primary_background_fill_dark="#1a8278",
+        button_primary_background_fill_hover_dark="#1f978c",
+        button_primary_text_color="#ffffff",
+        button_primary_text_color_dark="#ffffff",
+        button_secondary_background_fill="#f1eee9",
+        button_secondary_background_fill_hover="#e6e2da",
+        button_secondary_background_fill_dark="#2b2824",
+        button_secondary_background_fill_hover_dark="#38342e",
+        button_secondary_text_color=INK,
+        button_secondary_text_color_dark=CHALK,
+        button_large_text_weight="600",
+        slider_color=ACCENT,
+        slider_color_dark=ACCENT_DARK,
+        checkbox_background_color_selected=ACCENT,
+        checkbox_background_color_selected_dark="#1a8278",
+        link_text_color=ACCENT,
+        link_text_color_dark=ACCENT_DARK,
+    )
+
+
+CSS = """
+.gradio-container {max-width: 1240px !important; width: 100%; margin: 0 auto !important; padding: 0 0 24px !important}
+.gradio-container .html-container {padding: 0 !important}
+.gradio-container {--color-accent: #0f6b63}
+.dark .gradio-container, .dark.gradio-container {--color-accent: #5fc7bb}
+.gradio-container p, .gradio-container figcaption {overflow-wrap: anywhere}
+.gradio-container code {white-space: nowrap}
+.settings > .form {display: grid !important; grid-template-columns: repeat(auto-fill, minmax(min(230px, 100%), 1fr))}
+:focus-visible {outline: 2px solid #0f6b63 !important; outline-offset: 2px}
+.dark :focus-visible {outline-color: #5fc7bb !important}
+
+.masthead {display: flex; align-items: baseline; gap: 14px; flex-wrap: wrap; padding: 22px 2px 6px}
+.masthead h1 {font-size: 1.6rem; font-weight: 700; letter-spacing: -.02em; margin: 0}
+.masthead h1::before {content: ""; display: inline-block; width: .62em; height: .62em; margin-right: .4em;
+  border-radius: .16em; background: linear-gradient(135deg, #0f6b63 50%, #d98a2b 50%)}
+.masthead p {margin: 0; color: var(--body-text-color-subdued)}
+
+.section h2 {font-size: 1.05rem; font-weight: 650; margin: 6px 0 0}
+.section p {color: var(--body-text-color-subdued); margin: 2px 0 0; font-size: .92rem}
+
+.count {font-size: .92rem; font-weight: 600; margin: 2px 0 8px}
+.note {font-size: .9rem; color: var(--body-text-color-subdued); margin: 8px 0 0}
+.note.warn {color: #8a5408}
+.dark .note.warn {color: #e3b066}
+.thumbs {display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 10px}
+.thumbs figure {margin: 0; border: 1px solid var(--block-border-color); border-radius: 10px; overflow: hidden;
+  background: var(--block-background-fill); min-width: 0}
+.thumbs img {display: block; width: 100%; aspect-ratio: 1; object-fit: cover; margin: 0}
+.thumbs figcaption {padding: 6px 8px; font-size: .76rem; line-height: 1.3; display: flex; flex-direction: column}
+.thumbs b {font-weight: 600; white-space: nowrap; overflow: hidden; text-overflow: ellipsis}
+.thumbs span {color: var(--body-text-color-subdued)}
+.thumbs .bad {grid-column: 1 / -1; border-color: #c2410c; background: #fff4ed}
+.dark .thumbs .bad {background: #2c1a12; border-color: #c2602c}
+.thumbs .bad figcaption {font-size: .88rem; gap: 2px; padding: 8px 12px}
+.thumbs .bad b {white-space: normal; color: #9a3412}
+.dark .thumbs .bad b {color: #f3a67c}
+
+.problems {border: 1px solid #c2410c; background: #fff4ed; border-radius: 10px; padding: 10px 14px; color: #7c2d12}
+.dark .problems {background: #2c1a12; border-color: #c2602c; color: #f6c3a5}
+.problems ul {margin: 4px 0 0; padding-left: 1.2em}
+.problems p {margin: 0; font-weight: 600}
+
+.run {border: 1px solid var(--block-border-color); background: var(--block-background-fill); border-radius: 12px;
+  padding: 16px 18px}
+.run .row {display: flex; flex-wrap: wrap; gap: 6px 14px; align-items: center}
+.run .steps b {font-variant-numeric: tabular-nums}
+.run .time {margin-left: auto; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums}
+.run .badge {font-size: .82rem; font-weight: 650; padding: 3px 11px; border-radius: 99px;
+  background: #e9e5de; color: #3c3831}
+.dark .run .badge {background: #37332d; color: #dedad2}
+.run.running .badge {background: #d6efeb; color: #0b544e}
+.dark .run.running .badge {background: #123f3a; color: #9fe3da}
+.run.finished .badge {background: #dcf1dc; color: #1d5a24}
+.dark .run.finished .badge {background: #193d1d; color: #a9dfae}
+.run.failed .badge, .run.interrupted .badge {background: #fde4d8; color: #8f2d0c}
+.dark .run.failed .badge, .dark .run.interrupted .badge {background: #47200f; color: #f5b597}
+.run .bar {height: 8px; border-radius: 99px; background: #ece8e1; margin: 12px 0 4px; overflow: hidden}
+.dark .run .bar {background: #33302a}
+.run .bar div {height: 100%; border-radius: 99px; background: #0f6b63; transition: width .6s ease}
+.dark .run .bar div {background: #5fc7bb}
+.run.failed .bar div, .run.interrupted .bar div {background: #c2602c}
+.run.stopped .bar div {background: #9a9387}
+.run .outcome {margin: 12px 0 0; font-weight: 600; white-space: pre-wrap}
+.run pre {margin: 4px 0 0; padding: 10px 12px; border-radius: 8px; background: #f4f1ec;
+  font: .78rem/1.45 var(--font-mono);
+  max-height: 260px; overflow: auto; white-space: pre-wrap}
+.dark .run pre {background: #14120f}
+.run .facts {margin: 10px 0 0; padding-left: 1.1em; font-size: .88rem; color: var(--body-text-color-subdued);
+  list-style: disc}
+.empty {text-align: center; padding: 48px 16px; color: var(--body-text-color-subdued)}
+.log textarea {font: .78rem/1.5 var(--font-mono) !important}
+.facts-line {color: var(--body-text-color-subdued); font-size: .92rem}
+
+@media (max-width: 640px) {
+  .gradio-container .main {padding: 8px 10px !important}
+  .masthead {padding-top: 14px; gap: 2px 10px}
+  .run .time {margin-left: 0; width: 100%}
+}
+@media (prefers-reduced-motion: reduce) {.run .bar div {transition: none}}
+"""

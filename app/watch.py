@@ -1,0 +1,208 @@
+"""What a run directory says at this moment, as numbers, and as the HTML that the page shows."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from app import text
+from app.jobs import Queue, broken_promise, console, tail
+from trainers.rundir import RunDir
+
+LOG_LINES = 40
+MAX_POINTS = 1500
+CHART_COLUMNS = (text.CHART_STEP, text.CHART_LOSS, "series")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One look at a run.
+
+    Attributes:
+        run: The run directory.
+        record: Its run.json.
+        state: The state that can be stood by: never `finished` without a working artifact.
+        outcome: Why it ended, or "".
+        step: Optimizer steps done.
+        total: Optimizer steps in all.
+        speed: Seconds per step at the newest log line, or None.
+        left: Seconds left, or None where nobody can know.
+        metrics: The lines of metrics.jsonl.
+        ahead: Runs that come first, for a waiting one.
+        is_stopping: Whether it was asked to stop and has not ended.
+    """
+
+    run: RunDir
+    record: Mapping[str, Any]
+    state: str
+    outcome: str
+    step: int
+    total: int
+    speed: float | None
+    left: float | None
+    metrics: Sequence[Mapping[str, Any]]
+    ahead: int = 0
+    is_stopping: bool = False
+
+    @property
+    def has_artifact(self) -> bool:
+        """Whether there is an adapter that was written, read back and still is the same file."""
+        return self.state in ("finished", "stopped") and usable_artifact(self.run, self.record)
+
+
+def look(queue: Queue, name: str) -> Snapshot:
+    """Read a run from disk. Raises `RunError` when there is none."""
+    run = queue.find(name)
+    record = run.read()
+    state, outcome = record["state"], record.get("outcome") or ""
+    problem = broken_promise(run, record)
+    if problem:
+        state, outcome = "failed", problem
+    metrics = run.metrics()
+    steps = [line for line in metrics if "seconds_per_step" in line]
+    total = int(record["config"]["optim"]["steps"])
+    step = max([int(record.get("step") or 0), *(int(line["step"]) for line in steps[-1:])])
+    speed = float(steps[-1]["seconds_per_step"]) if steps else None
+    left = None
+    if state == "running" and speed is not None:
+        left = max(0.0, (total - step) * speed - (time.time() - steps[-1]["time"]))
+    ahead = _ahead(queue, name) if state == "queued" else 0
+    stopping = state in ("queued", "running") and run.stop_path.exists()
+    return Snapshot(run, record, state, outcome, step, total, speed, left, metrics, ahead, stopping)
+
+
+def _ahead(queue: Queue, name: str) -> int:
+    """Count the runs that compute or wait before a waiting one."""
+    older = [(run.path.name, record["state"]) for run, record in reversed(queue.runs())]
+    waiting = [other for other, state in older if state == "queued"]
+    running = sum(state == "running" for _, state in older)
+    return running + (waiting.index(name) if name in waiting else 0)
+
+
+def usable_artifact(run: RunDir, record: Mapping[str, Any]) -> bool:
+    """Tell whether an ended run left an adapter that was written, read back and still is the same file."""
+    return bool(record.get("artifact")) and not broken_promise(run, dict(record) | {"state": "finished"})
+
+
+def chart(metrics: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the losses in long form: one row per step and series; long runs are thinned evenly."""
+    rows = [
+        (int(line["step"]), float(line[key]), name)
+        for key, name in text.SERIES.items()
+        for line in _thinned([line for line in metrics if key in line])
+    ]
+    return pd.DataFrame(rows, columns=pd.Index(CHART_COLUMNS))
+
+
+def _thinned(lines: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    stride = -(-len(lines) // MAX_POINTS) or 1
+    return lines[::stride]
+
+
+def previews(run: RunDir) -> list[tuple[str, str]]:
+    """Return (file, caption) of every preview, in order of steps."""
+    folders = sorted(folder for folder in run.previews.glob("*") if folder.name.isdigit())
+    return [
+        (str(file), text.PREVIEW_CAPTION.format(step=int(folder.name)))
+        for folder in folders
+        for file in sorted(folder.glob("[!.]*.png"))
+    ]
+
+
+def log_tail(run: RunDir, lines: int = 400) -> str:
+    """Return the end of the run's log, or of what its process printed where it never came to a log."""
+    return tail(run.log_path, lines) or tail(console(run), lines)
+
+
+def choices(queue: Queue) -> list[tuple[str, str]]:
+    """Return (label, name) of every run, newest first."""
+    return [
+        (f"{run.path.name} · {text.STATES[record['state']].lower()}", run.path.name) for run, record in queue.runs()
+    ]
+
+
+def newest(queue: Queue) -> str | None:
+    """Return the run a visitor most likely wants to see: the one that computes, else the newest."""
+    runs = queue.runs()
+    running = [run.path.name for run, record in runs if record["state"] == "running"]
+    return (running or [run.path.name for run, _ in runs] or [None])[0]
+
+
+def card(view: Snapshot) -> str:
+    """Return the head of a run as HTML: state, progress bar, times, facts, and what went wrong."""
+    share = 100.0 if view.state == "finished" else 100.0 * min(1.0, view.step / view.total)
+    parts = [
+        f"<div class='run {view.state}'>",
+        f"<div class='row'><span class='badge' role='status'>{text.STATES[view.state]}</span>"
+        f"<span class='steps'>{_where(view)}</span><span class='time'>{_when(view)}</span></div>",
+        f"<div class='bar' role='progressbar' aria-valuenow='{share:.0f}' aria-valuemin='0' aria-valuemax='100' "
+        f"aria-label='{text.CHART_STEP}'><div style='width:{share:.1f}%'></div></div>",
+        *_troubles(view),
+        _facts(view),
+        "</div>",
+    ]
+    return "".join(parts)
+
+
+def _where(view: Snapshot) -> str:
+    if view.state == "queued":
+        behind = text.WAITING_BEHIND.format(count=view.ahead) if view.ahead else text.WAITING_NEXT
+        return text.STOPPING if view.is_stopping else text.WAITING.format(position=behind)
+    if view.state == "running" and not view.metrics:
+        return text.STOPPING if view.is_stopping else text.PREPARING
+    return text.STEP_OF.format(step=f"<b>{view.step}</b>", total=view.total)
+
+
+def _when(view: Snapshot) -> str:
+    if view.is_stopping and view.state == "running":
+        return text.STOPPING if view.metrics else ""
+    if view.left is not None and view.speed is not None:
+        speed = text.SPEED.format(seconds=f"{view.speed:.2f} s")
+        return f"{text.LEFT.format(time=text.duration(view.left))} · {speed}"
+    started, ended = view.record.get("started"), view.record.get("ended")
+    if started and ended:
+        seconds = (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds()
+        return text.TOOK.format(time=text.duration(seconds))
+    return ""
+
+
+def _troubles(view: Snapshot) -> list[str]:
+    if view.state in ("queued", "running", "finished"):
+        return []
+    parts = [f"<p class='outcome'>{html.escape(view.outcome)}</p>"]
+    code = view.record.get("exit_code")
+    if code is not None:
+        parts.append(f"<p class='note'>{text.EXIT_CODE.format(code=code)}</p>")
+    if view.state in ("failed", "interrupted"):
+        lines = tail(console(view.run), LOG_LINES) or log_tail(view.run, LOG_LINES)
+        if lines:
+            parts.append(f"<p class='note'>{text.LAST_LINES}</p><pre tabindex='0'>{html.escape(lines)}</pre>")
+    return parts
+
+
+def _facts(view: Snapshot) -> str:
+    facts = [str(line) for line in view.record.get("preflight") or []]
+    if view.record.get("device"):
+        facts.append(str(view.record["device"]))
+    if view.has_artifact:
+        size = text.size(view.run.artifact_path.stat().st_size)
+        facts.append(text.WEIGHT_FILE.format(size=size, parameters=f"{view.record.get('parameters', 0):,}"))
+    items = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts)
+    return f"<ul class='facts'>{items}</ul>" if items else ""
+
+
+def adapters(queue: Queue, installed: Path) -> list[tuple[str, str]]:
+    """Return (label, path) of every adapter that can be applied: of ended runs, newest first, then installed ones."""
+    found = [
+        (run.path.name, str(run.path))
+        for run, record in queue.runs()
+        if record["state"] in ("finished", "stopped") and usable_artifact(run, record)
+    ]
+    return found + [(path.stem, str(path)) for path in sorted(installed.glob("*.safetensors"))]

@@ -1,0 +1,32 @@
+"""The whole path on the shipped model: train two adapters, draw with all, judge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from app.demo import CONTEXTS, COUNT, find_subject, run_demo
+from lrdiff.errors import DataError
+
+
+def test_the_demo_leaves_figures_images_and_a_sheet(tmp_path: Path) -> None:
+    folder = run_demo(steps=2, out=tmp_path)
+    record = json.loads((folder / "demo.json").read_text())
+    assert [row["name"] for row in record["rows"]] == ["base model", "tensor-lora", "LoRA r=4"]
+    assert [row["parameters"] > 0 for row in record["rows"]] == [False, True, True]
+    assert all(-1.0 <= row["likeness"] <= 1.0 for row in record["rows"])
+    assert len({row["likeness"] for row in record["rows"]}) == 3
+    assert 0.0 < record["likeness_of_real_images"] <= 1.0
+    for row in record["rows"]:
+        assert len(list(Path(row["images"]).glob("*.png"))) == len(CONTEXTS) * COUNT
+    for method in ("tensor-lora", "lora"):
+        assert json.loads((folder / method / "run.json").read_text())["state"] == "finished"
+    assert Image.open(folder / "demo.png").width > len(CONTEXTS) * COUNT * 128
+
+
+def test_an_unknown_subject_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(DataError, match=r"no subject 'dragon'.*horned-mug"):
+        find_subject("dragon")
