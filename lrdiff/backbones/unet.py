@@ -16,6 +16,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
+from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -342,11 +343,12 @@ def _load_plain(kind: Any, folder: Path) -> Any:
 
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing a bar for every load; a library has no business on the terminal."""
-    shown = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
+    """Keep the libraries from drawing a bar for every load; a library has no business on the terminal."""
+    shown = [module for module in (hf_logging, diffusers_logging) if module.is_progress_bar_enabled()]
+    for module in shown:
+        module.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
-            hf_logging.enable_progress_bar()
+        for module in shown:
+            module.enable_progress_bar()
