@@ -54,7 +54,6 @@ class Shape:
         trim: Regions with colours of their own, as (colour name, signed distance), later ones on top.
         turn: Range of the yaw relative to the viewer, in degrees, within which the shape is easy to name.
         stripes: Direction across which stripes alternate.
-        halo: How the shape spreads light when it glows, as a multiple of its size.
     """
 
     name: str

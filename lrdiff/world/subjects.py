@@ -172,10 +172,16 @@ def _crown(draw: Draw, shape: str, detail: float) -> tuple[Part, ...]:
     size, rgb = draw.uniform(0.38, 0.62), _colour(draw)
     if form not in PAIRED:
         lean = draw.uniform(-0.35, 0.35)
-        return (Part(form, on_surface(shape, (lean, 1.0, 0.0), detail), (lean, 1.0, 0.0), (size,) * 3, rgb),)
+        return (Part(form, on_surface(shape, (lean, 1.0, 0.0), detail), (lean, 1.0, 0.0), (size, size, size), rgb),)
     spread = draw.uniform(0.35, 0.8)
     return tuple(
-        Part(form, on_surface(shape, (side * spread, 1.0, 0.0), detail), (side * spread, 1.0, 0.0), (size,) * 3, rgb)
+        Part(
+            form,
+            on_surface(shape, (side * spread, 1.0, 0.0), detail),
+            (side * spread, 1.0, 0.0),
+            (size, size, size),
+            rgb,
+        )
         for side in (-1.0, 1.0)
     )
 
@@ -185,9 +191,9 @@ def _badges(draw: Draw, shape: str, detail: float) -> tuple[Part, ...]:
     size, rgb, height = draw.uniform(0.3, 0.45), _colour(draw), draw.uniform(-0.3, 0.3)
     if draw.uniform() < 0.5:
         at = (draw.uniform(-0.3, 0.3), height, 1.0)
-        return (Part(form, on_surface(shape, at, detail), at, (size,) * 3, rgb),)
+        return (Part(form, on_surface(shape, at, detail), at, (size, size, size), rgb),)
     return tuple(
-        Part(form, on_surface(shape, (side, height, 0.35), detail), (side, 0.0, 0.35), (size,) * 3, rgb)
+        Part(form, on_surface(shape, (side, height, 0.35), detail), (side, 0.0, 0.35), (size, size, size), rgb)
         for side in (-1.0, 1.0)
     )
 
