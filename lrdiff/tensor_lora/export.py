@@ -45,7 +45,7 @@ def export_residual(model: nn.Module, adapter_name: str = "default", *, drop_tra
 
     Raises:
         ConfigError: The adapter has a transform and `drop_transform` is false, or it has no residual.
-        TargetError: No layer holds the adapter.
+        TargetError: No layer holds the adapter, or a convolution is of a kind that plain LoRA gets wrong.
     """
     layers = {
         name.removeprefix("base_model.model."): module
@@ -69,11 +69,21 @@ def export_residual(model: nn.Module, adapter_name: str = "default", *, drop_tra
         up, down = factors[0].t(), factors[1]
         base = layer.get_base_layer()
         if isinstance(base, nn.Conv2d):
+            _check_conv(name, base)
             up, down = up[:, :, None, None], down.view(-1, layer.in_features, *base.kernel_size)
         tensors[f"{name}.lora_A.weight"] = down.contiguous()
         tensors[f"{name}.lora_B.weight"] = up.contiguous()
         ranks[name] = layer.shapes[adapter_name].residual_rank
     return ResidualExport(_config(ranks), tensors, left_out)
+
+
+def _check_conv(name: str, base: nn.Conv2d) -> None:
+    """Refuse what peft's LoRA convolution does not copy from its base layer."""
+    if base.dilation != (1, 1) or base.padding_mode != "zeros":
+        raise TargetError(
+            f"layer {name!r} has dilation {base.dilation} and padding mode {base.padding_mode!r}, which plain LoRA in "
+            "peft ignores; merge the adapter into the base model instead"
+        )
 
 
 def _config(ranks: dict[str, int]) -> LoraConfig:

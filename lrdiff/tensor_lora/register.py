@@ -71,9 +71,10 @@ def extend(types: Any, name: str = NAME) -> Any:
         types._member_map_[value] = member
         types._value2member_map_[value] = member
         type.__setattr__(types, value, member)
-    except (AttributeError, TypeError) as error:
-        raise BackendError(_unsupported(f"its enum of types cannot be extended ({error})")) from error
-    if not (types(value) is types[value] is getattr(types, value) and value in list(types)):
+        taken = types(value) is types[value] is getattr(types, value) and value in list(types)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BackendError(_unsupported(f"its enum of types cannot be extended ({error!r})")) from error
+    if not taken:
         raise BackendError(_unsupported("its enum of types did not take the new member"))
     return member
 

@@ -44,10 +44,9 @@ def attention_of(config: dict[str, Any]) -> nn.Module:
 
 
 def count(model: nn.Module, config: PeftConfig) -> int:
-    """Adapt, count, and take the adapter out again."""
-    with torch.device("meta"):
-        adapted = inject_adapter_in_model(config, nn.ModuleDict(dict(model.items())), low_cpu_mem_usage=True)  # pyright: ignore[reportCallIssue]
-    return sum(p.numel() for name, p in adapted.named_parameters() if p.requires_grad)
+    """Put the adapter on a copy of the list of layers and count what can be trained."""
+    adapted = inject_adapter_in_model(config, nn.ModuleDict(dict(model.named_children())))
+    return sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
 def ours(transform_rank: int, r: int, residual: str = "ring") -> TensorLoraConfig:

@@ -85,7 +85,7 @@ def test_neither_the_turned_weight_nor_the_residual_is_ever_built(config: dict[s
 
 
 def test_no_matrix_of_the_base_weights_shape_is_computed() -> None:
-    """Stricter: with the base layer's own product aside, no operation returns an [out, in] matrix with its own storage."""
+    """Stricter: apart from views of the base weight itself, no operation returns an [out, in] matrix."""
 
     class Fresh(Made):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
