@@ -7,6 +7,8 @@ import socket
 
 import pytest
 
+# At tiny size two threads wait for each other longer than they compute. Read when torch is first imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 

@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
     """Run the demo once and write its result file and picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--subject", default=SUBJECT)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=500)
     options = parser.parse_args(arguments)
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:

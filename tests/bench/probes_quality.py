@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
         + (f" Missed: {'; '.join(missed)}." if missed else "")
     )
     columns = ["probe", "mean", *ATTRIBUTES, "equal error rate"]
-    command = f"python -m tests.bench.probes_quality --count {given.count} --subjects {given.subjects}"
+    command = " ".join(["python -m tests.bench.probes_quality", *arguments])
     write("probes_quality", command, columns, rows, note, details)
     return 0
 

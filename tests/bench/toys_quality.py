@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
         "steps": given.steps,
         "guidance": given.guidance,
     }
-    command = f"python -m tests.bench.toys_quality --count {given.count}"
+    command = " ".join(["python -m tests.bench.toys_quality", *arguments])
     write("toys_quality", command, ["", "generated", "rendered", "bar"], rows, note.strip(), details)
     figures = {
         "captions": given.count,

@@ -124,10 +124,10 @@ def contact_sheet(backbone: Backbone, path: Path, *, columns: int = 8, rows: int
     """Write a labelled sheet of held-out captions, every shape once before any comes again; return the captions."""
     chosen: list[str] = []
     by_shape: dict[int, list[str]] = {}
-    for text, labels in held_out_captions(40 * len(SHAPES), UNSEEN_SEED + 1):
+    for text, labels in held_out_captions(8 * max(rows * columns, len(SHAPES)), UNSEEN_SEED + 1):
         by_shape.setdefault(labels["shape"], []).append(text)
     while len(chosen) < rows * columns:
-        chosen += [texts.pop(0) for _, texts in sorted(by_shape.items())]
+        chosen += [texts.pop(0) for _, texts in sorted(by_shape.items()) if texts]
     chosen = chosen[: rows * columns]
     images = [
         to_image(image)

@@ -84,7 +84,7 @@ CPU = Budget(
     scenes=8192,
     subjects=600,
     vae=Training({"batch_size": 16}, OptimConfig(steps=1000, lr=1e-3, warmup=30, weight_decay=1e-3)),
-    unet=Training({"batch_size": 32}, OptimConfig(steps=2600, lr=8e-4, warmup=60, weight_decay=1e-2)),
+    unet=Training({"batch_size": 32}, OptimConfig(steps=2350, lr=8e-4, warmup=60, weight_decay=1e-2)),
     probes=_probes(1400, 3e-3, 32, 16),
     precision=PrecisionConfig(device="cpu"),
 )

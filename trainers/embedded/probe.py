@@ -113,7 +113,8 @@ class TrainProbe(Method[ProbeConfig]):
     def evaluate(self, rng: torch.Generator) -> dict[str, float]:
         """Measure the accuracy on the last scenes of the set."""
         chosen = self.held_out
-        logits = self.probe.attributes(self.scenes.images(chosen))
+        images = self.scenes.images(chosen).to(self.probe.embed.weight.device)
+        logits = {name: values.cpu() for name, values in self.probe.attributes(images).items()}
         rates = {name: (logits[name].argmax(1) == self.labels[name][chosen]).float().mean() for name in logits}
         named = {f"accuracy_{name}": float(rate) for name, rate in rates.items()}
         return {"accuracy_mean": sum(named.values()) / len(named), **named}
