@@ -104,6 +104,7 @@ def _validated(model: Any, values: dict[str, Any]) -> Any:
 
 def _told(operation: Callable[..., Any]) -> Callable[..., Any]:
     """Let callers read what was wrong with a request; any other error stays in the server's log."""
+
     @wraps(operation)
     def call(*words: Any, **named: Any) -> Any:
         try:

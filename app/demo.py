@@ -60,7 +60,7 @@ class Contender:
     seconds: float
 
 
-def run_demo(subject: str = SUBJECT, steps: int = 300, seed: int = 0, out: Path = Path("runs")) -> Path:
+def run_demo(subject: str = SUBJECT, steps: int = 500, seed: int = 0, out: Path = Path("runs")) -> Path:
     """Run the whole path on a shipped subject.
 
     Args:

@@ -140,6 +140,8 @@ def serve(host: str = "127.0.0.1", port: int = 7860) -> None:
     Raises:
         ConfigError: As `launch` does.
     """
+    # One line for every request that gradio makes to itself is of use to nobody.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     site = Site(Queue(Path("runs")), Path("outputs").resolve())
     with tempfile.TemporaryDirectory(prefix="lrdiff-page-") as cache:
         # Uploads lie here, readable for nobody else, until the page is closed; runs have their own copies.

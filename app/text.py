@@ -61,7 +61,7 @@ DOWNLOAD = "Download adapter"
 USE = "Generate with it"
 CHART = "Loss"
 CHART_STEP, CHART_LOSS = "step", "loss"
-SERIES = {"loss": "training", "loss_fixed": "training, fixed noise", "loss_validation": "validation"}
+SERIES = {"loss": "training", "loss_fixed": "fixed noise", "loss_validation": "validation"}
 PREVIEWS = "Previews over time"
 PREVIEW_CAPTION = "step {step}"
 LOG = "Log"
@@ -223,7 +223,8 @@ def problem(error: Mapping[str, Any]) -> str:
     )
     if error["type"] in ("too_short", "string_too_short"):
         message = "Must not be empty"
-    return message[:1].upper() + message[1:]
+    # A problem of several fields together begins with the name of one of them.
+    return message[:1].upper() + message[1:] if error["loc"] else message
 
 
 def plural(forms: tuple[str, ...], count: int) -> str:

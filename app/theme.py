@@ -148,6 +148,12 @@ CSS = """
 .dark .run pre {background: #14120f}
 .run .facts {margin: 10px 0 0; padding-left: 1.1em; font-size: .88rem; color: var(--body-text-color-subdued);
   list-style: disc}
+.run .facts li {font-size: .86rem; margin: 0; color: var(--body-text-color-subdued)}
+#chart {padding-bottom: 14px}
+.run {overflow-wrap: anywhere}
+.gradio-container input[role="listbox"] {text-overflow: ellipsis; padding-right: 28px}
+#previews .grid-container {grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)) !important}
+#results .grid-container {grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)) !important}
 .empty {text-align: center; padding: 48px 16px; color: var(--body-text-color-subdued)}
 .log textarea {font: .78rem/1.5 var(--font-mono) !important}
 .facts-line {color: var(--body-text-color-subdued); font-size: .92rem}

@@ -22,7 +22,7 @@ class DemoOptions(Options):
     subject: str = "horned-mug"
     """Folder of assets/subjects."""
 
-    steps: PositiveInt = 300
+    steps: PositiveInt = 500
     """Training steps of each adapter."""
 
     seed: NonNegativeInt = 0

@@ -53,6 +53,7 @@ class GenerateTab:
                 self.status = gr.HTML(elem_id="status", visible=False, padding=False)
                 self.gallery = gr.Gallery(
                     label=text.RESULTS,
+                    show_label=False,
                     columns=3,
                     height="auto",
                     object_fit="contain",

@@ -33,29 +33,32 @@ class RunsTab:
         self.card = gr.HTML(_empty(), padding=False)
         with gr.Column(visible=False) as self.details:
             with gr.Row(equal_height=False):
-                self.chart = gr.LinePlot(
-                    x=text.CHART_STEP,
-                    y=text.CHART_LOSS,
-                    color="series",
-                    color_map=dict(zip(text.SERIES.values(), SERIES_COLORS, strict=True)),
-                    label=text.CHART,
-                    show_label=True,
-                    height=300,
-                    min_width=300,
-                    scale=5,
-                    buttons=["export"],
-                )
-                self.previews = gr.Gallery(
-                    label=text.PREVIEWS,
-                    columns=4,
-                    height=344,
-                    object_fit="contain",
-                    interactive=False,
-                    buttons=["download", "fullscreen"],
-                    min_width=300,
-                    scale=5,
-                    elem_id="previews",
-                )
+                with gr.Column(min_width=300, scale=5):
+                    gr.HTML(f"<h2>{text.CHART}</h2>", elem_classes="section", padding=False)
+                    self.chart = gr.LinePlot(
+                        x=text.CHART_STEP,
+                        y=text.CHART_LOSS,
+                        color="series",
+                        color_title="",
+                        color_map=dict(zip(text.SERIES.values(), SERIES_COLORS, strict=True)),
+                        label=text.CHART,
+                        show_label=False,
+                        height=330,
+                        buttons=[],
+                        elem_id="chart",
+                    )
+                with gr.Column(min_width=300, scale=5):
+                    gr.HTML(f"<h2>{text.PREVIEWS}</h2>", elem_classes="section", padding=False)
+                    self.previews = gr.Gallery(
+                        label=text.PREVIEWS,
+                        show_label=False,
+                        columns=4,
+                        height=330,
+                        object_fit="contain",
+                        interactive=False,
+                        buttons=["download", "fullscreen"],
+                        elem_id="previews",
+                    )
             with gr.Accordion(text.LOG, open=False):
                 self.log = gr.Textbox(
                     show_label=False, label=text.LOG, lines=14, max_lines=14, interactive=False, elem_classes="log"

@@ -16,7 +16,7 @@ from tests.tiny import build_tiny_model
 from trainers.registry import run_config_class
 
 
-def wait_for(condition: Callable[[], object], timeout: float = 100.0) -> None:
+def wait_for(condition: Callable[[], object], timeout: float = 240.0) -> None:
     """Return as soon as the condition holds; fail after `timeout` seconds."""
     end = time.monotonic() + timeout
     while not condition():

@@ -157,7 +157,7 @@ def test_a_field_takes_one_component_only() -> None:
         form.add("seed")
         with pytest.raises(ConfigError, match="has its component already"):
             form.add("seed")
-        with pytest.raises(ConfigError, match="has no field optim.speed"):
+        with pytest.raises(ConfigError, match=r"has no field optim\.speed"):
             form.add("optim.speed")
 
 
