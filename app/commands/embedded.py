@@ -22,11 +22,11 @@ ABOUT_MAKE = "Make a shipped model again from its seed. After an interruption th
 class MakeOptions(Options):
     """How to make a model."""
 
-    budget: Literal["cpu", "gpu"] = "gpu"
-    """gpu: the full training, at most 20 minutes on a GPU. cpu: a shorter one, hours on a CPU."""
+    budget: Literal["cpu", "gpu"] = "cpu"
+    """cpu: what made the shipped files, hours on two cores. gpu: a longer training; it has not been run yet."""
 
-    seed: NonNegativeInt = 0
-    """Every random number follows from it; 0 made the shipped models."""
+    seed: NonNegativeInt | None = None
+    """Of initialisation and training; none takes the one that made the shipped file."""
 
     out: Path | None = None
     """New folder for the model. Without it the shipped one in assets is replaced, and the manifest with it."""
