@@ -92,6 +92,11 @@ class Engine:
         """Return when every process is here."""
         self._accelerator.wait_for_everyone()
 
+    def close(self) -> None:
+        """Leave the group of processes. One that is torn down while the interpreter exits may abort the process."""
+        if self.processes > 1:
+            torch.distributed.destroy_process_group()
+
     def peak_memory(self) -> int:
         """Return the peak memory so far in bytes: of the GPU if one is used, else of this process."""
         if self.device.type == "cuda":

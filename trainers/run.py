@@ -133,6 +133,7 @@ def _train(run: RunDir, name: str, config: RunConfig[Any], asked: list[str], res
     state = fit(method, config.optim, engine=engine, seed=config.seed, hooks=watchers, restore=restore)
     _save(run, method, state)
     run.update(peak_memory=engine.peak_memory())
+    engine.close()
     return ("finished" if state.step >= config.optim.steps else "stopped"), state
 
 
@@ -187,7 +188,9 @@ def _claim(run: RunDir, record: dict[str, Any], resume: bool) -> None:
         raise RunError(f"{run.path}: has finished; make a new run from its run.json to train longer")
     if resume and not run.checkpoint_steps():
         raise RunError(f"{run.path}: has no checkpoint to resume from; make a new run from its run.json")
-    run.stop_path.unlink(missing_ok=True)
+    if resume:
+        # The wish that ended it last time. One for a run that has not begun stands.
+        run.stop_path.unlink(missing_ok=True)
     times = {"resumed": now()} if resume else {"started": now()}
     run.update(state="running", process=process_identity(), outcome=None, **times)
 

@@ -19,7 +19,7 @@ class PageOptions(Options):
     """Where the page listens."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. Other than 127.0.0.1, everybody who reaches this machine can use the page."""
+    """Address to listen on, one of this machine alone: others are refused until the page has a log-in."""
 
     port: Annotated[int, Ge(0), Le(65535)] = 7860
     """Port to listen on; 0 takes a free one."""

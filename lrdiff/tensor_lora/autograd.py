@@ -18,13 +18,10 @@ from torch.autograd.function import once_differentiable
 from lrdiff.tensor_lora import functional
 from lrdiff.tensor_lora.functional import Halves, RingShape, widen
 
-NARROW = 512
-"""T of layers up to this width is kept for the backward pass (1 MB in float32 at most); of wider layers only if the
-input has at least as many rows as features, so that T is no larger than the input. Otherwise it is built again."""
-
-SPLIT_PENALTY = 2
-"""On a CPU, T is applied half by half if its multiplications, times this, are fewer than those of the dense T. Measured
-on one core, forward and backward, R = 1: width 256 runs 1.8 times, 1280 six times faster than dense."""
+SPLIT_PENALTY = 1.5
+"""On a CPU, T is applied half by half if its multiplications, times this, are fewer than those of the dense T, since
+small products run slower. Measured on one core, forward and backward: R = 2 gains from width 640 on (1280: 1.5 times
+faster), R = 1 from 128 on (1280: five times). On a GPU T is always dense: the halves' larger transients cost more."""
 
 NARROWEST_TAIL = 32
 """Below this width of the second half, the small products of the first half fall to a slow path."""
@@ -106,28 +103,31 @@ def autocasts(device: str) -> bool:
 
 
 class _Adapt(torch.autograd.Function):
+    """Of what was built from the cores, only what is no larger than the input is kept; the rest is built again."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, plan: Plan, *flats: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         ctx.plan = plan
         ctx.added = x.device.type != "cpu" or x.dtype.itemsize < 4
-        ctx.split = not ctx.added and _splits(plan)
         ctx.set_materialize_grads(False)
-        z = h = up = down = None
-        kept: list[Tensor] = []
+        z = h = up = down = matrix = None
+        parts: list[Halves] = []
         with full_precision(x.device.type):
             if plan.turns:
-                if ctx.split:
-                    kept = [side.to(x.dtype) for side in _halves(plan, flats)[0]]
-                    z = functional.turn(x, Halves(*kept), plan.turns[0].modes)
+                parts = _halves(plan, flats, x.dtype)
+                if _splits(plan, ctx.added):
+                    z = functional.turn(x, parts[0], plan.turns[0].modes)
                 else:
-                    matrix, parts = _transforms(plan, flats, x.dtype, ctx.added)
+                    matrix = _matrix(plan, parts, x.dtype, ctx.added)
                     z = torch.addmm(x, x, matrix.t()) if ctx.added else torch.mm(x, matrix.t())
-                    if x.shape[1] <= NARROW or x.shape[0] >= x.shape[1]:
-                        kept = [matrix, *(side for part in parts for side in part)]
             if plan.rests:
                 up, down = _residuals(plan, flats, x.dtype)
                 h = torch.mm(x, down.t())
-        ctx.save_for_backward(x, down, *flats, *kept)
+        sides = [side for part in parts for side in part]
+        kept = sides if sum(side.numel() for side in sides) <= x.numel() else []
+        ctx.save_for_backward(
+            x, down, matrix if matrix is not None and matrix.numel() <= x.numel() else None, *flats, *kept
+        )
         return z, h, up
 
     @staticmethod
@@ -136,24 +136,23 @@ class _Adapt(torch.autograd.Function):
         dz, dh, dup = grads
         plan: Plan = ctx.plan
         turns, count = len(plan.turns), len(plan.turns) + len(plan.rests)
-        x, down, *rest = ctx.saved_tensors
+        x, down, matrix, *rest = ctx.saved_tensors
         flats, kept = rest[:count], rest[count:]
         needs_x, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[2:]
         dx: Tensor | None = None
         dflats: list[Tensor | None] = [None] * count
         with full_precision(x.device.type):
-            if dz is not None and ctx.split:
-                dx, sides = functional.turn_grads(x, Halves(*kept), plan.turns[0].modes, dz)
-                dflats[0] = _core_grad(plan.turns[0], flats[0], sides)
-            elif dz is not None:
-                if kept:
-                    matrix, parts = kept[0], [Halves(*kept[n : n + 2]) for n in range(1, len(kept), 2)]
+            if dz is not None:
+                parts = [Halves(*kept[n : n + 2]) for n in range(0, len(kept), 2)] or _halves(plan, flats, x.dtype)
+                if _splits(plan, ctx.added):
+                    dx, sides = functional.turn_grads(x, parts[0], plan.turns[0].modes, dz)
+                    dflats[0] = _core_grad(plan.turns[0], flats[0], sides)
                 else:
-                    matrix, parts = _transforms(plan, flats, x.dtype, ctx.added)
-                if needs_x:
-                    dx = torch.addmm(dz, dz, matrix) if ctx.added else torch.mm(dz, matrix)
-                if any(needs[:turns]):
-                    dflats[:turns] = _transform_grads(plan, flats, parts, torch.mm(dz.t(), x))
+                    if needs_x:
+                        matrix = _matrix(plan, parts, x.dtype, ctx.added) if matrix is None else matrix
+                        dx = torch.addmm(dz, dz, matrix) if ctx.added else torch.mm(dz, matrix)
+                    if any(needs[:turns]):
+                        dflats[:turns] = _transform_grads(plan, flats, parts, torch.mm(dz.t(), x))
             if dh is not None and needs_x:
                 dx = torch.mm(dh, down) if dx is None else dx.addmm_(dh, down)
             if any(needs[turns:]):
@@ -168,7 +167,7 @@ class _Expand(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*flats)
         with full_precision(flats[0].device.type):
-            matrix = _transforms(plan, flats, dtype, added=True)[0] if plan.turns else None
+            matrix = _matrix(plan, _halves(plan, flats, dtype), dtype, added=True) if plan.turns else None
             up, down = _residuals(plan, flats, dtype) if plan.rests else (None, None)
         return matrix, up, down
 
@@ -181,34 +180,35 @@ class _Expand(torch.autograd.Function):
         dflats: list[Tensor | None] = [None] * len(flats)
         with full_precision(flats[0].device.type):
             if dmatrix is not None:
-                dflats[: len(plan.turns)] = _transform_grads(plan, flats, _halves(plan, flats), dmatrix)
+                dflats[: len(plan.turns)] = _transform_grads(plan, flats, _halves(plan, flats, dmatrix.dtype), dmatrix)
             dflats[len(plan.turns) :] = _residual_grads(plan, flats, dup, ddown)
         return (None, None, *dflats)
 
 
-def _splits(plan: Plan) -> bool:
-    if len(plan.turns) != 1 or plan.turns[0].strength != 1:
+def _splits(plan: Plan, added: bool) -> bool:
+    """Whether T is applied half by half: one transform, in full strength and full precision, and it pays."""
+    if added or len(plan.turns) != 1 or plan.turns[0].strength != 1:
         return False
     modes, rank, _ = plan.turns[0]
     a, b = modes[0], math.prod(modes[1:])
     return b >= NARROWEST_TAIL and SPLIT_PENALTY * rank * rank * (a + b) < a * b
 
 
-def _halves(plan: Plan, flats: Sequence[Tensor]) -> list[Halves]:
-    return [
-        functional.halves(widen(flat), turn.modes, turn.rank) for turn, flat in zip(plan.turns, flats, strict=False)
-    ]
+def _halves(plan: Plan, flats: Sequence[Tensor], dtype: torch.dtype) -> list[Halves]:
+    """Return the halves of all transforms, in float64 for float64 activations, else in float32."""
+    wide = torch.promote_types(dtype, torch.float32)
+    pairs = zip(plan.turns, flats, strict=False)
+    return [functional.halves(flat.to(wide), turn.modes, turn.rank) for turn, flat in pairs]
 
 
-def _transforms(plan: Plan, flats: Sequence[Tensor], dtype: torch.dtype, added: bool) -> tuple[Tensor, list[Halves]]:
-    """Return E if `added`, else I + E, and the parts it was built from."""
-    parts = _halves(plan, flats)
+def _matrix(plan: Plan, parts: Sequence[Halves], dtype: torch.dtype, added: bool) -> Tensor:
+    """Return E if `added`, else I + E."""
     if not added and len(parts) == 1 and plan.turns[0].strength == 1:
-        return functional.join(parts[0], plan.turns[0].modes).to(dtype), parts
+        return functional.join(parts[0], plan.turns[0].modes).to(dtype)
     matrix = deviation(plan.turns, parts)
     if not added:
         matrix.diagonal().add_(1)
-    return matrix.to(dtype), parts
+    return matrix.to(dtype)
 
 
 def _transform_grads(plan: Plan, flats: Sequence[Tensor], parts: Sequence[Halves], grad: Tensor) -> list[Tensor]:

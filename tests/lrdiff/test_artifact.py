@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import enum
 import json
-import resource
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from safetensors.torch import save_file
 
 from lrdiff.artifact import FORMAT, Artifact, Header, read_header, sha256
 from lrdiff.errors import ArtifactError
+from tests.disk import full_disk
 
 
 class Kind(enum.Enum):
@@ -154,20 +152,9 @@ def test_absent_files_and_folders_are_refused(tmp_path: Path) -> None:
             Artifact.load(path)
 
 
-@pytest.fixture
-def full_disk() -> Iterator[None]:
-    """Make every write beyond 4 kB fail, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
-def test_a_full_disk_keeps_the_old_adapter(saved: Path, full_disk: None) -> None:
+def test_a_full_disk_keeps_the_old_adapter(saved: Path) -> None:
     before = saved.read_bytes()
-    with pytest.raises(ArtifactError, match=r"cannot be written.*space"):
+    with full_disk(4096), pytest.raises(ArtifactError, match=r"cannot be written.*space"):
         Artifact({"a": torch.zeros(100_000)}, header()).save(saved)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import signal
 import stat
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lrdiff.files import replacing, write_bytes, write_json
+from tests.disk import full_disk
 
 
 def test_success_replaces_in_one_step_and_leaves_nothing_beside(tmp_path: Path) -> None:
@@ -54,15 +54,8 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     # A limit on the file size fails in the middle of a write, as a full disk does.
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r"."):
-            write_bytes(path, bytes(1_000_000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    with full_disk(10_000), pytest.raises(OSError, match=r"."):
+        write_bytes(path, bytes(1_000_000))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from lrdiff.errors import RunError
+from tests.disk import full_disk
 from tests.trainers.line import Line, LineSettings, record_metrics, train
 from trainers import checkpoint
 from trainers.hooks import every, save_checkpoint
@@ -101,17 +99,6 @@ def test_saving_the_same_step_again_leaves_the_first(run_dir: RunDir) -> None:
 
 
 @pytest.fixture
-def full_disk() -> Iterator[None]:
-    """Make every write beyond 200 bytes fail, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
-@pytest.fixture
 def saved(run_dir: RunDir) -> State:
     """Return the state after four steps, with checkpoints of steps 2 and 4."""
     return train(Line(), (every(2, save_checkpoint(run_dir, 2)),), steps=4)
@@ -121,10 +108,10 @@ def contents(run_dir: RunDir) -> dict[str, bytes]:
     return {str(p.relative_to(run_dir.path)): p.read_bytes() for p in run_dir.checkpoints.rglob("*") if p.is_file()}
 
 
-def test_a_full_disk_leaves_older_checkpoints_untouched(run_dir: RunDir, saved: State, full_disk: None) -> None:
+def test_a_full_disk_leaves_older_checkpoints_untouched(run_dir: RunDir, saved: State) -> None:
     before = contents(run_dir)
     saved.step = 6
-    with pytest.raises(RunError, match=r"000006: checkpoint not written .*older ones are kept"):
+    with full_disk(200), pytest.raises(RunError, match=r"000006: checkpoint not written .*older ones are kept"):
         checkpoint.save(run_dir, saved, 2)
     assert contents(run_dir) == before
 

@@ -22,6 +22,8 @@ rows = []
 method = Line(LineSettings(noise=0.1), batch_size=2)
 state = train(method, (record_metrics(rows),), accumulate=int(sys.argv[1]), clip=0.5)
 slope, offset = method.slope.tolist(), float(method.offset.detach())
+# An orderly end: a group that is torn down while the interpreter exits may abort the process.
+torch.distributed.destroy_process_group()
 print(json.dumps({"slope": slope, "offset": offset, "rows": rows, "seen": method.seen}))
 """
 

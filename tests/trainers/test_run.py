@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from safetensors.torch import load_file
 
 from lrdiff.artifact import Artifact
 from lrdiff.errors import ArtifactError, BackendError, ConfigError, DataError, LrdiffError, ModelError, RunError
+from tests.disk import full_disk
 from tests.trainers.conftest import save_pictures
 from trainers.__main__ import main
 from trainers.engine import Engine
@@ -332,14 +332,8 @@ def test_an_exploding_run_keeps_its_last_good_checkpoint(tiny_model: Path, pictu
 def test_a_full_disk_ends_as_failed_and_keeps_what_was_written(
     queued: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    try:
+    with full_disk(20_000):
         assert main([str(queued.path)]) == 2
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
     assert "Traceback" not in capsys.readouterr().err
     record = queued.read()
     assert record["state"] == "failed"

@@ -102,13 +102,14 @@ def fit(init: str, rank: int, steps: int = 400) -> tuple[float, Tensor]:
 
 
 def test_paper_init_is_a_trap_and_ours_is_not() -> None:
-    """Both facts: with the paper's start rank 2 and 4 learn what rank 1 learns; with ours they learn more."""
+    """Both facts: with the paper's start rank 2 and 4 learn no more than rank 1; with ours rank 2 learns much more."""
     one, _ = fit("broken-symmetry", 1)
     for rank in (2, 4):
         loss, cores = fit("paper", rank)
         assert slices_apart(cores, (2, 3, 4), rank) == 0.0
         assert kronecker_rank(cores, (2, 3, 4), rank) == 1
-        assert loss == pytest.approx(one, rel=1e-3)
+        # No better than rank 1; after as many steps even a little worse, since its cores start R times smaller.
+        assert loss > one * (1 - 1e-3)
     two, cores = fit("broken-symmetry", 2)
     assert slices_apart(cores, (2, 3, 4), 2) > 1e-2
     assert kronecker_rank(cores, (2, 3, 4), 2) > 1
