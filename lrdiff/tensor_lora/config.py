@@ -13,6 +13,9 @@ from lrdiff.tensor_lora.modes import check_modes, factorise
 
 Residual = Literal["ring", "lora", "none"]
 Init = Literal["broken-symmetry", "paper"]
+RESIDUAL_ONLY = ("r", "alpha", "use_rslora", "rank_pattern", "alpha_pattern")
+TRANSFORM_ONLY = ("init",)
+"""Settings that act on the residual, or on the transform, alone."""
 
 
 @dataclass
@@ -107,10 +110,27 @@ class TensorLoraConfig(PeftConfig):
                 raise ConfigError(f"{where}: alpha is {alpha!r}; give a positive number")
         if self.transform_rank == 0 and self.residual == "none":
             raise ConfigError("transform_rank=0 with residual='none' leaves nothing to train; switch one of them on")
+        self._check_unused()
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             raise ConfigError("layers_to_transform cannot be used when target_modules is a regular expression")
         if self.layers_pattern and self.layers_to_transform is None:
             raise ConfigError("layers_pattern needs layers_to_transform")
+
+    def _check_unused(self) -> None:
+        """Refuse settings of a part that is switched off: they would change nothing."""
+        off = {
+            "residual='none'": RESIDUAL_ONLY if self.residual == "none" else (),
+            "transform_rank=0": TRANSFORM_ONLY if self.transform_rank == 0 else (),
+        }
+        for switch, names in off.items():
+            changed = [name for name in names if getattr(self, name) != _default(name)]
+            if changed:
+                raise ConfigError(f"{switch} leaves {', '.join(changed)} without effect; leave out one or the other")
+
+
+def _default(name: str) -> Any:
+    field = TensorLoraConfig.__dataclass_fields__[name]
+    return field.default_factory() if callable(field.default_factory) else field.default
 
 
 def _as_set(names: list[str] | set[str] | str | None) -> set[str] | str | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from annotated_types import Ge, Le
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from trainers.config import Settings
 
@@ -49,6 +49,19 @@ class TensorLoraSettings(DenoiseSettings):
 
     init: Literal["broken-symmetry", "paper"] = "broken-symmetry"
     """Start of the transform. Both are the exact identity; with the paper's all ring slices stay equal for ever."""
+
+    @model_validator(mode="after")
+    def _every_setting_acts(self) -> Self:
+        """Refuse settings of a part that is switched off. `TensorLoraConfig` does too, but only once torch is there."""
+        off = {"residual='none'": ("r", "alpha") if self.residual == "none" else ()}
+        off["transform_rank=0"] = ("init",) if self.transform_rank == 0 else ()
+        for switch, names in off.items():
+            changed = [n for n in names if getattr(self, n) != type(self).model_fields[n].default]
+            if changed:
+                raise ValueError(f"{switch} leaves {', '.join(changed)} without effect; leave out one or the other")
+        if self.residual == "none" and self.transform_rank == 0:
+            raise ValueError("transform_rank=0 with residual='none' leaves nothing to train; switch one of them on")
+        return self
 
     def peft(self, layers: list[str]) -> Any:
         """Return the peft configuration for these layer names."""

@@ -70,12 +70,20 @@ class ToysUnetConfig(Settings):
     min_snr: PositiveFloat = 5.0
     """Errors of v count fully up to this signal-to-noise ratio and less above it, as in min-SNR (arXiv 2303.09556)."""
 
+    high_noise: Annotated[float, Ge(0.0), Le(1.0)] = 0.5
+    """Share of samples from the noisier half of the times, where the caption alone decides what is drawn; the others
+    come from all times."""
+
     average: Annotated[float, Ge(0.0), Le(0.99999)] = 0.998
     """Decay of the moving average of the weights, which is what is shipped."""
 
 
 def build_unet(channels: tuple[int, ...], latent_channels: int, side: int, text_width: int) -> UNet2DConditionModel:
-    """Return a fresh denoiser: one block per level, attention on all levels but the first."""
+    """Return a fresh denoiser: one block per level, attention on all levels but the first.
+
+    The caption also enters as a whole, pooled into the embedding of the time: what holds for the whole picture then
+    reaches every block at once, and need not be found by attention first.
+    """
     attention = [False, *[True] * (len(channels) - 1)]
     return UNet2DConditionModel(
         sample_size=side,
@@ -88,6 +96,8 @@ def build_unet(channels: tuple[int, ...], latent_channels: int, side: int, text_
         cross_attention_dim=text_width,
         attention_head_dim=4,
         norm_num_groups=16,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
     )
 
 
@@ -151,10 +161,7 @@ class ToysUnet(Method[ToysUnetConfig]):
         """Return the min-SNR weighted loss."""
         clean: Tensor = batch["latents"]
         noise = torch.randn(clean.shape, generator=rng).to(clean)
-        # One time per stratum: the batch covers the schedule evenly, which lowers the variance of the gradient.
-        count = len(clean)
-        strata = (torch.arange(count) + torch.rand(count, generator=rng)) / count
-        times = (strata * self.schedule.steps).long().clamp(max=self.schedule.steps - 1)
+        times = draw_times(len(clean), self.schedule.steps, self.config.high_noise, rng)
         noisy = self.schedule.add_noise(clean, noise, times).contiguous(memory_format=torch.channels_last)
         text = self.text_encoder(batch["ids"]).last_hidden_state
         out = self.unet(noisy, times.to(clean.device), text, return_dict=False)[0]
@@ -190,6 +197,19 @@ class ToysUnet(Method[ToysUnetConfig]):
         """Take back the moving average."""
         for name, average in self.averages.items():
             average.copy_(state[name])
+
+
+def draw_times(count: int, steps: int, high_noise: float, rng: torch.Generator) -> Tensor:
+    """Return timesteps, int64 [count].
+
+    One per stratum: the batch covers the schedule evenly, which lowers the variance of the gradient. A share of
+    `high_noise` is moved to the noisier half.
+    """
+    strata = (torch.arange(count) + torch.rand(count, generator=rng)) / count
+    noisier = torch.rand(count, generator=rng) < high_noise
+    strata = torch.where(noisier, 0.5 + 0.5 * strata, strata)
+    # The last stratum can round up to 1.
+    return (strata * steps).long().clamp(max=steps - 1)
 
 
 def unknown_word(rng: torch.Generator) -> str:

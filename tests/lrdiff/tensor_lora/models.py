@@ -79,7 +79,8 @@ def draw(*shape: int, seed: int = 3, dtype: torch.dtype = torch.float32) -> Tens
 def settings(targets: list[str] | str = ("lin0", "lin1"), **changes: Any) -> TensorLoraConfig:  # pyright: ignore[reportArgumentType]
     """Settings whose adapter does something from the start."""
     names = targets if isinstance(targets, str) else list(targets)
-    return TensorLoraConfig(target_modules=names, **{"r": 3, "init_weights": False, **changes})
+    rank = {} if changes.get("residual") == "none" else {"r": 3}
+    return TensorLoraConfig(target_modules=names, **{**rank, "init_weights": False, **changes})
 
 
 def layers(model: nn.Module) -> Iterator[TensorLoraLayer]:

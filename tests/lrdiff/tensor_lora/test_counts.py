@@ -53,6 +53,10 @@ def ours(transform_rank: int, r: int, residual: str = "ring") -> TensorLoraConfi
     return TensorLoraConfig(target_modules=r".*", transform_rank=transform_rank, r=r, residual=residual)  # pyright: ignore[reportArgumentType]
 
 
+def transform_only(rank: int) -> TensorLoraConfig:
+    return TensorLoraConfig(target_modules=r".*", transform_rank=rank, residual="none")
+
+
 def lora(r: int) -> LoraConfig:
     return LoraConfig(target_modules=r".*", r=r)
 
@@ -66,8 +70,8 @@ def test_the_layers_are_the_ones_the_paper_adapts(sd15: nn.Module, sdxl: nn.Modu
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (ours(1, 1, "none"), 36_064),
-        (ours(2, 1, "none"), 144_256),
+        (transform_only(1), 36_064),
+        (transform_only(2), 144_256),
         (ours(0, 2), 28_448),
         (ours(0, 6), 256_032),
         (ours(2, 4, "lora"), 941_440),
@@ -85,8 +89,8 @@ def test_sd15(sd15: nn.Module, config: PeftConfig, expected: int) -> None:
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (ours(1, 1, "none"), 245_520),
-        (ours(2, 1, "none"), 982_080),
+        (transform_only(1), 245_520),
+        (transform_only(2), 982_080),
         (ours(0, 2), 151_200),
         (ours(2, 4, "lora"), 6_788_160),
         (ours(2, 6), 2_342_880),

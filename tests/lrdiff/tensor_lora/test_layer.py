@@ -30,7 +30,8 @@ CASES: list[dict[str, Any]] = [
 
 def layer_of(base: nn.Module, names: tuple[str, ...] = ("one",), **changes: Any) -> TensorLoraLayer:
     torch.manual_seed(1)
-    config = TensorLoraConfig(target_modules=["x"], **{"r": 2, "init_weights": False, **changes})
+    rank = {} if changes.get("residual") == "none" else {"r": 2}
+    config = TensorLoraConfig(target_modules=["x"], **{**rank, "init_weights": False, **changes})
     layer = adapt(base, names[0], config, config.r, config.alpha)
     for name in names[1:]:
         layer.update_layer(name, config, config.r, config.alpha)

@@ -33,7 +33,8 @@ NETS: dict[str, tuple[Any, list[str], tuple[int, ...]]] = {
 @pytest.mark.parametrize("residual", ["ring", "lora", "none"])
 def test_save_and_load_give_the_same_output(net: str, low_cpu_mem_usage: bool, residual: str, tmp_path: Path) -> None:
     make, targets, shape = NETS[net]
-    model = get_peft_model(make(), settings(targets, residual=residual, alpha=2.5, use_rslora=False))
+    scale: dict[str, Any] = {} if residual == "none" else {"alpha": 2.5, "use_rslora": False}
+    model = get_peft_model(make(), settings(targets, residual=residual, **scale))
     out = model(draw(*shape))
     model.save_pretrained(str(tmp_path))
     loaded = PeftModel.from_pretrained(make(), str(tmp_path), low_cpu_mem_usage=low_cpu_mem_usage)

@@ -15,7 +15,7 @@ from trainers import checkpoint, hooks
 from trainers.config import OptimConfig, PrecisionConfig
 from trainers.embedded.probe import ProbeConfig, TrainProbe, degrade
 from trainers.embedded.shards import Shards
-from trainers.embedded.toys_unet import ToysUnet, ToysUnetConfig, unknown_word
+from trainers.embedded.toys_unet import ToysUnet, ToysUnetConfig, draw_times, unknown_word
 from trainers.embedded.toys_vae import ToysVae, ToysVaeConfig
 from trainers.engine import Engine
 from trainers.loop import Hook, State, fit
@@ -70,6 +70,26 @@ def test_averages_follow_the_dtype_and_device(latents: Path) -> None:
     assert {value.dtype for value in method.averages.values()} == {torch.float64}
 
 
+@pytest.mark.parametrize(("high_noise", "share"), [(0.0, 0.5), (0.5, 0.75), (1.0, 1.0)])
+def test_times_cover_the_schedule_and_lean_to_noise(high_noise: float, share: float) -> None:
+    times = torch.cat([draw_times(32, 1000, high_noise, stream(0, "times", i)) for i in range(100)])
+    assert int(times.max()) >= 990
+    assert int(times.max()) < 1000
+    assert float((times >= 500).float().mean()) == pytest.approx(share, abs=0.03)
+    assert int(times.min()) < (10 if high_noise < 1 else 510)
+
+
+def test_the_whole_caption_reaches_the_embedding_of_the_time(latents: Path) -> None:
+    method = build(ToysUnet, ToysUnetConfig(latents=latents, **TINY_UNET))
+    assert isinstance(method, ToysUnet)
+    steps(method, 2)
+    ids = method.tokenizer(["a red mug", "a blue mug"], padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        pooled = method.unet.add_embedding(method.text_encoder(ids).last_hidden_state)
+    assert pooled.shape[0] == 2
+    assert not torch.allclose(pooled[0], pooled[1])
+
+
 def test_captions_are_sometimes_empty_and_sometimes_hold_unknown_words(latents: Path) -> None:
     method = ToysUnet(ToysUnetConfig(latents=latents, unconditional=0.5, unknown_words=1.0, **TINY_UNET))
     texts = [method._text(0, stream(0, "text", i)) for i in range(60)]
@@ -90,6 +110,13 @@ def test_probe_steps(noise: Path) -> None:
     assert not set(method.trained_on.tolist()) & set(method.held_out.tolist())
     method.eval()
     assert 0 <= method.evaluate(stream(0, "evaluate"))["accuracy_mean"] <= 1
+
+
+def test_first_steps_of_a_probe_see_smaller_pictures(noise: Path) -> None:
+    config = ProbeConfig(scenes=noise / "scenes", subjects=noise / "subjects", half_side_steps=2, **TINY_PROBE)
+    method = TrainProbe(config)
+    sides = [method.batch(i, stream(0, "batch", i))["images"].shape[-1] for i in range(4)]
+    assert sides == [64, 64, 128, 128]
 
 
 def test_degraded_images_stay_images() -> None:
