@@ -67,7 +67,7 @@ def publish(site: Site) -> None:
         return [gr.FileData(path=str(path), orig_name=path.name).model_dump() for path in drawing.status.saved]
 
     for operation in (runs, run, train, stop, generate):
-        gr.api(_told(operation), api_name=operation.__name__, concurrency_limit=None)
+        gr.api(told(operation), api_name=operation.__name__, concurrency_limit=None)
 
 
 def _short(site: Site, name: str) -> dict[str, Any]:
@@ -102,8 +102,8 @@ def _validated(model: Any, values: dict[str, Any]) -> Any:
         ) from error
 
 
-def _told(operation: Callable[..., Any]) -> Callable[..., Any]:
-    """Let callers read what was wrong with a request; any other error stays in the server's log."""
+def told(operation: Callable[..., Any]) -> Callable[..., Any]:
+    """Let people and programs read what was wrong with a request; any other error stays in the server's log."""
 
     @wraps(operation)
     def call(*words: Any, **named: Any) -> Any:

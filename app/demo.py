@@ -22,7 +22,7 @@ from lrdiff.files import write_bytes, write_json
 from lrdiff.generate import generate
 from lrdiff.generate_config import GenerateConfig
 from lrdiff.images import crop_to, read_image, to_image, to_tensor
-from lrdiff.png import encode
+from lrdiff.png import encode, writable
 from lrdiff.probe import load_probe
 from lrdiff.sheet import sheet
 from trainers.config import DataConfig, OptimConfig, RunConfig, WatchConfig
@@ -73,11 +73,11 @@ def run_demo(subject: str = SUBJECT, steps: int = 500, seed: int = 0, out: Path 
         The demo's folder, with `demo.json`, the contact sheet `demo.png`, both runs and all images.
 
     Raises:
-        DataError: There is no such subject.
+        DataError: There is no such subject, or the folder cannot be written.
     """
     source = find_subject(subject)
     noun = json.loads((source / "subject.json").read_text())["noun"]
-    folder = default_path(out, "demo", source.name)
+    folder = default_path(writable(out), "demo", source.name)
     folder.mkdir(parents=True)
     settings = {"tensor-lora": TensorLoraSettings(), "lora": LoraSettings()}
     contenders = [Contender("base model", None, "a", 0, 0.0)]

@@ -26,11 +26,12 @@ LOW_DISK = 2e9
 """Bytes below which a run's checkpoints, previews and images soon fill the disk."""
 
 OPTIONAL = {
-    "xformers": ("memory-saving attention on NVIDIA GPUs", "pip install xformers"),
-    "triton": ("fused kernels on NVIDIA GPUs", "pip install triton"),
-    "flash-attn": ("flash attention on NVIDIA GPUs", "pip install flash-attn --no-build-isolation"),
-    "bitsandbytes": ("base models quantised to 8 or 4 bits", "pip install bitsandbytes"),
-    "open_clip_torch": ("CLIP scores of generated images", "pip install open_clip_torch"),
+    "xformers": (
+        "memory-saving attention for your own diffusers code; no command here uses it",
+        "pip install xformers",
+    ),
+    "triton": ("compiled kernels on NVIDIA GPUs; no command here uses it yet", "pip install triton"),
+    "bitsandbytes": ("tensor-lora on quantised layers in your own code", "pip install bitsandbytes"),
     "playwright": ("tests of the page in a real browser", "pip install playwright"),
 }
 
@@ -175,7 +176,7 @@ def _torch() -> Iterator[Finding]:
     else:
         yield Finding("device", "gpu", "none; lrdiff works on the CPU", "absent")
     yield Finding("attention", "sdpa", "part of torch, the default")
-    for name in ("xformers", "flash-attn"):
+    for name in ("xformers",):
         version = _version(name)
         if version is None:
             yield Finding("attention", name, "absent", "absent", OPTIONAL[name][1])

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from app import api, text, watch
 from app.form import FormError, Values
@@ -23,6 +25,7 @@ from app.tabs.runs import RunsTab
 from app.tabs.train import TrainTab
 from app.theme import CSS, theme
 from lrdiff.errors import ConfigError
+from lrdiff.png import writable
 
 log = logging.getLogger(__name__)
 
@@ -82,14 +85,14 @@ def _connect(
 
     train.start.click(explain, train.inputs, [train.problems, train.advanced], queue=False, **private)
     train.start.click(
-        start,
+        api.told(start),
         train.inputs,
         [runs.picker, tabs, train.problems, train.advanced],
         validator=train.form.validator(train.check),
         **private,
     )
     parts = [adapter, generate.form.components["prompt"], generate.form.components["model"], tabs]
-    runs.use.click(use, runs.picker, parts, queue=False, **private)
+    runs.use.click(api.told(use), runs.picker, parts, queue=False, **private)
     generate_page.select(generate.offer, adapter, adapter, queue=False, **private)
     page.load(generate.offer, adapter, adapter, queue=False, **private)
     page.load(runs.refresh, [runs.picker, runs.seen], runs.outputs, queue=False, **private)
@@ -100,11 +103,12 @@ def launch(page: gr.Blocks, site: Site, host: str, port: int) -> str:
 
     Raises:
         ConfigError: The address is not one of this machine alone, or the port is taken.
+        DataError: The folders of runs and images cannot be written.
     """
     if not is_loopback(host):
         raise ConfigError(text.NOT_LOOPBACK.format(host=host, port=port))
     for folder in (site.queue.root, site.outputs):
-        folder.mkdir(parents=True, exist_ok=True)
+        writable(folder)
     try:
         _, url, _ = page.launch(
             server_name=host,
@@ -124,6 +128,7 @@ def launch(page: gr.Blocks, site: Site, host: str, port: int) -> str:
             footer_links=["api", "settings"],
             theme=theme(),
             css=CSS,
+            app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=_names(host))]},
         )
     except OSError as error:
         raise ConfigError(text.PORT_TAKEN.format(port=port)) from error
@@ -156,6 +161,15 @@ def serve(host: str = "127.0.0.1", port: int = 7860) -> None:
         finally:
             site.queue.close()
             page.close(verbose=False)
+
+
+def _names(host: str) -> list[str]:
+    """Return the names by which a browser may call this page.
+
+    A page of another site can point a name of its own at this machine and then read what it is answered, as far as the
+    browser knows from its own site; only the name gives it away. The bracket is how an IPv6 address begins.
+    """
+    return ["127.0.0.1", "localhost", "[", host]
 
 
 def _sleep_until_asked() -> None:

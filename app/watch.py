@@ -14,6 +14,7 @@ import pandas as pd
 
 from app import text
 from app.jobs import Queue, broken_promise, console, tail
+from lrdiff.errors import RunError
 from trainers.rundir import RunDir
 
 LOG_LINES = 40
@@ -65,7 +66,13 @@ def look(queue: Queue, name: str) -> Snapshot:
     problem = broken_promise(run, record)
     if problem:
         state, outcome = "failed", problem
-    metrics = run.metrics()
+    metrics: Sequence[Mapping[str, Any]] = ()
+    try:
+        metrics = run.metrics()
+    except RunError as error:
+        # The state stands; what cannot be read is told instead of shown.
+        outcome = str(error)
+        state = "failed" if state == "finished" else state
     steps = [line for line in metrics if "seconds_per_step" in line]
     total = int(record["config"]["optim"]["steps"])
     step = max([int(record.get("step") or 0), *(int(line["step"]) for line in steps[-1:])])

@@ -80,13 +80,13 @@ def adapted(backbone: Backbone, adapters: Sequence[Adapter], largest_scale: floa
                 f"{header.base_fingerprint[:12]}), but the model in use is {backbone.name!r} "
                 f"({backbone.fingerprint[:12]}); generate with {header.base_model!r}, or train on {backbone.name!r}"
             )
-    names: list[str] = []
+    names = [f"generate_{index}" for index in range(len(adapters))]
+    attached: list[str] = []
     before = _probe(backbone) if adapters else None
     try:
-        for adapter in adapters:
-            name = f"generate_{len(names)}"
+        for name, adapter in sorted(zip(names, adapters, strict=True), key=lambda pair: _goes_outside(pair[1])):
             attach(backbone.denoiser, adapter.artifact, name)
-            names.append(name)
+            attached.append(name)
             strength = adapter.weight * largest_scale
             if strength != 0.0 and before is not None:
                 set_weights(backbone.denoiser, {name: strength})
@@ -95,8 +95,13 @@ def adapted(backbone: Backbone, adapters: Sequence[Adapter], largest_scale: floa
             set_weights(backbone.denoiser, {name: a.weight for name, a in zip(names, adapters, strict=True)})
         yield names
     finally:
-        for name in reversed(names):
+        for name in reversed(attached):
             eject(backbone.denoiser, name)
+
+
+def _goes_outside(adapter: Adapter) -> bool:
+    """Tensor-lora goes on first, whatever the order asked for: it must not be put around another kind (DECISIONS 3)."""
+    return adapter.artifact.header.adapter != "tensor_lora"
 
 
 def _probe(backbone: Backbone) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from lrdiff.errors import DataError
+from lrdiff.images import MAX_PIXELS
 
 FORMAT = 1
 SAMPLER_NAMES = {"ddim": "DDIM", "dpm++2m": "DPM++ 2M", "euler": "Euler"}
@@ -73,9 +74,11 @@ def read_parameters(source: Path | str | bytes) -> dict[str, Any]:
     name = "the image" if isinstance(source, bytes) else str(source)
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise DataError(f"{name}: too large ({picture.width} x {picture.height}) for an image made here")
             picture.load()  # PNG text may follow the pixels
             found = dict(picture.info)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: cannot be read as an image ({error})") from error
     if "lrdiff" in found:
         try:

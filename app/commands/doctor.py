@@ -11,7 +11,7 @@ from lrdiff.errors import ConfigError
 PROG = "lrdiff doctor"
 ABOUT = """Say what this machine has, what it lacks, and what to install. Changes nothing.
 
-  Exit code: 0 everything needed is in order, 1 something is not (it says what to do)."""
+  Exit code: 0 everything needed is in order, 2 something is not (it says what to do)."""
 
 
 class DoctorOptions(Options):
@@ -31,4 +31,4 @@ def main(arguments: list[str]) -> int:
 
     findings = examine()
     print(json.dumps(as_record(findings), indent=2) if options.json_ else as_text(findings))
-    return 0 if is_healthy(findings) else 1
+    return 0 if is_healthy(findings) else 2

@@ -130,7 +130,10 @@ def progress(run: RunDir, record: dict[str, Any]) -> str:
     """Return "done/all" steps, or nothing for a record that cannot be read."""
     if "config" not in record:
         return ""
-    metrics = run.metrics()
+    try:
+        metrics = run.metrics()
+    except RunError:
+        return "metrics.jsonl is damaged"
     done = max([record.get("step") or 0, *(line.get("step", 0) for line in metrics[-1:])])
     total = record["config"].get("optim", {}).get("steps", "?")
     return f"{done}/{total}"

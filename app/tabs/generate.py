@@ -24,7 +24,6 @@ from trainers.rundir import RunDir
 EVERY = 0.3
 """Seconds between two looks at a generation under way."""
 
-BASIC = ("prompt", "negative_prompt", "model", "seed", "count", "steps", "guidance")
 PLAIN_KEYS = ("prompt", "negative_prompt", "seed", "steps", "guidance", "sampler", "width", "height")
 """What is taken over from an image that another tool made."""
 

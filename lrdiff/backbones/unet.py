@@ -305,8 +305,10 @@ def _check_fit(path: Path, unet: Any, vae: Any) -> None:
         raise ModelError(
             f"{path}: the UNet predicts {unet.config.out_channels} channels; learned variance is not supported"
         )
+    # "text" pools the caption that the UNet gets anyway; other kinds of addition want inputs of their own.
+    free = {"addition_embed_type": "text"}
     for key in ("class_embed_type", "addition_embed_type", "time_cond_proj_dim", "num_class_embeds"):
-        if unet.config.get(key) is not None:
+        if unet.config.get(key) not in (None, free.get(key)):
             raise ModelError(f"{path}: the UNet wants extra conditioning ({key}), which this family does not give")
     if not isinstance(unet.config.sample_size, int):
         raise ModelError(f"{path}: unet/config.json has sample_size {unet.config.sample_size!r}, expected one number")

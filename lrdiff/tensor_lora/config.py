@@ -14,8 +14,7 @@ from lrdiff.tensor_lora.modes import check_modes, factorise
 Residual = Literal["ring", "lora", "none"]
 Init = Literal["broken-symmetry", "paper"]
 RESIDUAL_ONLY = ("r", "alpha", "use_rslora", "rank_pattern", "alpha_pattern")
-TRANSFORM_ONLY = ("init",)
-"""Settings that act on the residual, or on the transform, alone."""
+"""Settings that act on the residual alone."""
 
 
 @dataclass
@@ -34,7 +33,8 @@ class TensorLoraConfig(PeftConfig):
         alpha: Numerator of the residual's scale s. It never scales the transform.
         use_rslora: s = alpha / sqrt(r) if true, else alpha / r.
         init: "broken-symmetry" starts from T = I with a usable ring rank. "paper" starts from the paper's cores I / R,
-            whose slices stay equal for ever: rank R then learns what rank 1 learns at R^2 times the parameters.
+            whose slices stay equal for ever: rank R then learns what rank 1 learns at R^2 times the parameters. Also
+            decides the spread of a ring residual's cores.
         init_weights: False starts from random cores instead, T != I and D != 0. For tests.
         modes: Modes of every layer width in use, for example `{320: (4, 8, 10)}`. Missing widths are factorised when
             the adapter is put into a model and are then written here, so that a file keeps its modes.
@@ -120,7 +120,8 @@ class TensorLoraConfig(PeftConfig):
         """Refuse settings of a part that is switched off: they would change nothing."""
         off = {
             "residual='none'": RESIDUAL_ONLY if self.residual == "none" else (),
-            "transform_rank=0": TRANSFORM_ONLY if self.transform_rank == 0 else (),
+            # The start of a ring residual follows `init` too.
+            "transform_rank=0": ("init",) if self.transform_rank == 0 and self.residual == "lora" else (),
         }
         for switch, names in off.items():
             changed = [name for name in names if getattr(self, name) != _default(name)]

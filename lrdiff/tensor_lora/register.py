@@ -1,6 +1,6 @@
 """Make the adapter type known to peft, whose list of types is a closed enum.
 
-The one place of this project that touches peft's private parts. It adds the member `TENSOR_LORA`, checks that the enum
+The one place that changes peft's private parts. It adds the member `TENSOR_LORA`, checks that the enum
 took it, and registers the classes. Doing it twice changes nothing. Importing this module registers.
 """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -208,8 +208,3 @@ def attributes(scene: Scene) -> dict[str, int]:
         "shape": main.shape, "colour": main.colour, "pattern": main.pattern, "material": main.material,
         "place": scene.place,
     }  # fmt: skip
-
-
-def tables() -> dict[str, Sequence[str]]:
-    """The names behind the indices of :func:`attributes`."""
-    return dict(ATTRIBUTES)

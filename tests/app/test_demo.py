@@ -27,6 +27,12 @@ def test_the_demo_leaves_figures_images_and_a_sheet(tmp_path: Path) -> None:
     assert Image.open(folder / "demo.png").width > len(CONTEXTS) * COUNT * 128
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot write there"):
+        run_demo(steps=1, out=tmp_path / "file" / "runs")
+
+
 def test_an_unknown_subject_is_refused_with_the_known_ones() -> None:
     with pytest.raises(DataError, match=r"no subject 'dragon'.*horned-mug"):
         find_subject("dragon")

@@ -15,7 +15,7 @@ from gradio_client.exceptions import AppError
 from app import main
 from app.jobs import Queue
 from app.site import Site
-from lrdiff.errors import ConfigError
+from lrdiff.errors import ConfigError, DataError
 from lrdiff.metadata import read_parameters
 from tests.app.conftest import wait_for
 
@@ -113,6 +113,23 @@ def test_only_runs_and_outputs_are_served(server: Server, tmp_path: Path) -> Non
     assert (get(inside).status_code, get(inside).text) == (200, "open")
     for path in (secret, link, f"{server.site.outputs}/../secret.txt", "/etc/passwd", "pyproject.toml"):
         assert get(path).status_code == 403, path
+
+
+@pytest.mark.parametrize("name", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example"])
+def test_a_foreign_name_for_this_machine_is_refused(server: Server, name: str) -> None:
+    """Else a page of another site, whose name points here, could read runs and start them."""
+    for path in ("", "gradio_api/info", "config"):
+        answer = httpx.get(f"{server.url}{path}", headers={"Host": name}, trust_env=False)
+        assert answer.status_code == 400, path
+    port = server.url.rstrip("/").rpartition(":")[2]
+    assert httpx.get(server.url, headers={"Host": f"localhost:{port}"}, trust_env=False).status_code == 200
+
+
+def test_folders_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    site = Site(Queue(tmp_path / "runs"), tmp_path / "file" / "outputs")
+    with pytest.raises(DataError, match="cannot write there"):
+        main.launch(main.build(site=site), site, "127.0.0.1", 0)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app import text, watch
+from app.commands.runs import progress
 from app.jobs import Queue
 from trainers.registry import run_config_class
 from trainers.rundir import RunDir, process_identity
@@ -41,6 +42,16 @@ def test_a_finished_run_without_its_adapter_is_shown_as_failed(waiting: Queue, r
     assert (view.state, view.has_artifact) == ("failed", False)
     assert text.NO_ARTIFACT in watch.card(view)
     assert watch.adapters(waiting, run.path) == []
+
+
+def test_damaged_figures_are_told_and_do_not_hide_the_run(waiting: Queue, run: RunDir) -> None:
+    run.update(state="running", process=process_identity())
+    run.append_metrics({"step": 10, "loss": 0.5, "seconds_per_step": 9.0, "time": time.time()})
+    run.metrics_path.write_text("{broken\n" + run.metrics_path.read_text())
+    view = watch.look(waiting, run.path.name)
+    assert (view.state, view.metrics) == ("running", ())
+    assert "metrics.jsonl" in view.outcome
+    assert progress(run, run.read()) == "metrics.jsonl is damaged"
 
 
 def test_what_a_run_says_cannot_become_a_part_of_the_page(waiting: Queue, run: RunDir) -> None:

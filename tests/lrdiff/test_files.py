@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import stat
 import subprocess
@@ -27,9 +28,14 @@ def test_success_replaces_in_one_step_and_leaves_nothing_beside(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_files_are_readable_by_others(tmp_path: Path) -> None:
-    write_bytes(tmp_path / "a.bin", b"x")
-    assert stat.S_IMODE((tmp_path / "a.bin").stat().st_mode) == 0o644
+@pytest.mark.parametrize(("umask", "rights"), [(0o022, 0o644), (0o077, 0o600)])
+def test_files_have_the_rights_that_the_umask_leaves(tmp_path: Path, umask: int, rights: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_bytes(tmp_path / "a.bin", b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.bin").stat().st_mode) == rights
 
 
 @pytest.mark.parametrize("before", [None, b"old"])

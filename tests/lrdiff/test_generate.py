@@ -23,6 +23,7 @@ from lrdiff.images import read_image, to_tensor
 from lrdiff.inject import eject, inject, state
 from lrdiff.metadata import read_parameters
 from lrdiff.rng import stream
+from lrdiff.tensor_lora import TensorLoraConfig
 from tests.tiny import build_tiny_model
 
 
@@ -288,6 +289,23 @@ def test_two_adapters_act_together_and_a_run_directory_is_accepted(
     names = [(item["name"], item["weight"]) for item in read_parameters(joint)["adapters"]]
     assert names == [("red-cat", 0.5), ("my-run", 0.8)]
     assert not any(torch.equal(pixels(joint), pixels(path)) for path in singles)
+
+
+def test_adapters_of_two_kinds_act_together_in_either_order(
+    tiny_model_dir: Path, backbone: Backbone, adapter_file: Path, tmp_path: Path
+) -> None:
+    config = TensorLoraConfig(target_modules=backbone.target_layers("attention"), r=2, init_weights=False)
+    torch.manual_seed(0)
+    inject(backbone.denoiser, config, "new")
+    tensors = {key: value.clone() for key, value in state(backbone.denoiser, "new").items()}
+    eject(backbone.denoiser, "new")
+    header = Header("test", "tensor_lora", config.to_dict(), backbone.name, backbone.fingerprint)
+    Artifact(tensors, header).save(tmp_path / "turned.safetensors")
+    kinds = (f"{tmp_path / 'turned.safetensors'}:0.1", f"{adapter_file}:0.5")
+    joint = [generate(settings(tiny_model_dir, tmp_path, adapter=order))[0] for order in (kinds, kinds[::-1])]
+    assert torch.equal(pixels(joint[0]), pixels(joint[1]))
+    named = [[item["name"] for item in read_parameters(path)["adapters"]] for path in joint]
+    assert named == [["turned", "red-cat"], ["red-cat", "turned"]]
 
 
 def test_an_adapter_of_another_model_is_refused_by_both_names(tmp_path: Path, adapter_file: Path) -> None:

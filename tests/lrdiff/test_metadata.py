@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,13 @@ def test_a_file_of_another_tool_is_read(tmp_path: Path) -> None:
     }
 
 
+def _with_size(width: int, height: int) -> bytes:
+    """A small PNG file that claims to be large."""
+    data = png.encode(Image.new("RGB", (2, 2)), {})
+    header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
 def test_files_without_parameters_are_one_clear_error(tmp_path: Path) -> None:
     plain = png.encode(Image.new("RGB", (2, 2)), {})
     for source, words in (
@@ -103,6 +112,8 @@ def test_files_without_parameters_are_one_clear_error(tmp_path: Path) -> None:
         (png.encode(Image.new("RGB", (2, 2)), {"lrdiff": "{"}), "damaged"),
         (png.encode(Image.new("RGB", (2, 2)), {"lrdiff": json.dumps({"format": 99})}), "unknown format"),
         (png.encode(Image.new("RGB", (2, 2)), {"parameters": "a\nSteps: many"}), "cannot be understood"),
+        (_with_size(11_000, 11_000), "too large"),
+        (_with_size(60_000, 60_000), "cannot be read as an image"),
     ):
         with pytest.raises(DataError, match=words):
             metadata.read_parameters(source)

@@ -48,13 +48,16 @@ class TensorLoraSettings(DenoiseSettings):
     """Scale of the residual: s = alpha / sqrt(r)."""
 
     init: Literal["broken-symmetry", "paper"] = "broken-symmetry"
-    """Start of the transform. Both are the exact identity; with the paper's all ring slices stay equal for ever."""
+    """Start of the transform. Both are the exact identity; with the paper's all ring slices stay equal for ever.
+    Also decides the spread of a ring residual."""
 
     @model_validator(mode="after")
     def _every_setting_acts(self) -> Self:
         """Refuse settings of a part that is switched off. `TensorLoraConfig` does too, but only once torch is there."""
-        off = {"residual='none'": ("r", "alpha") if self.residual == "none" else ()}
-        off["transform_rank=0"] = ("init",) if self.transform_rank == 0 else ()
+        off: dict[str, tuple[str, ...]] = {
+            "residual='none'": ("r", "alpha") if self.residual == "none" else (),
+            "transform_rank=0": ("init",) if self.transform_rank == 0 and self.residual == "lora" else (),
+        }
         for switch, names in off.items():
             changed = [n for n in names if getattr(self, n) != type(self).model_fields[n].default]
             if changed:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from lrdiff.errors import RunError
 from lrdiff.files import write_json
+from lrdiff.png import writable
 from trainers.embedded.latents import moments
 from trainers.embedded.probe import ProbeConfig, TrainProbe
 from trainers.embedded.shards import Shards
@@ -136,6 +137,7 @@ def load_trained(method: Method[Any], run: RunDir) -> int:
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield an empty hidden folder beside `path`; on success it takes `path`'s place, on failure it is removed."""
+    writable(path.parent)
     new, old = (path.with_name(f".{path.name}.{end}") for end in ("new", "old"))
     for folder in (new, old):
         shutil.rmtree(folder, ignore_errors=True)

@@ -19,7 +19,9 @@ from trainers.config import OptimConfig, PrecisionConfig
 
 if TYPE_CHECKING:
     from trainers.embedded.shards import Shards
+    from trainers.engine import Engine
     from trainers.method import Method
+    from trainers.rundir import RunDir
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +76,7 @@ class Budget:
 def _probes(steps: int, scenes: int, subjects: int) -> dict[str, Training]:
     """Two probes of different width, so that they do not make the same mistakes."""
     optim = OptimConfig(steps=steps, lr=3e-3, warmup=50, weight_decay=5e-3)
-    sizes = {"scenes_per_batch": scenes, "subjects_per_batch": subjects, "half_side_steps": steps * 2 // 3}
+    sizes = {"scenes_per_batch": scenes, "subjects_per_batch": subjects}
     widths = {"probe-a": (24, 48, 96, 160), "probe-b": (32, 48, 112, 176)}
     return {name: Training({"widths": w, **sizes}, optim, every=200) for name, w in widths.items()}
 
@@ -85,7 +87,7 @@ CPU = Budget(
     subjects=600,
     vae=Training({"batch_size": 16}, OptimConfig(steps=1000, lr=1e-3, warmup=30, weight_decay=1e-3)),
     unet=Training({"batch_size": 32}, OptimConfig(steps=5150, lr=8e-4, warmup=60, weight_decay=1e-2)),
-    probes=_probes(3600, 48, 8),
+    probes=_probes(4000, 48, 8),
     precision=PrecisionConfig(device="cpu"),
 )
 """About five hours on two cores; the shipped models were made with about these figures, see the manifest for what
@@ -152,6 +154,9 @@ def make(
     if isinstance(budget, str) and budget not in BUDGETS:
         raise ConfigError(f"budget {budget!r} is unknown; known: {', '.join(BUDGETS)}")
     plan = BUDGETS[budget] if isinstance(budget, str) else budget
+    from lrdiff.backbones import pick_device
+
+    pick_device(plan.precision.device)  # before hours of work, not after
     work = _Workshop(plan, SEEDS[name] if seed is None else seed, cache / plan.name, processes or os.cpu_count() or 1)
     if name == "scenes":
         if out is not None or work.seed != DATA_SEED:
@@ -298,22 +303,37 @@ def train(
     import torch
 
     from lrdiff.rng import derive
-    from trainers import checkpoint, hooks, rundir
+    from trainers import rundir
     from trainers.engine import Engine
-    from trainers.loop import State, fit
 
     optim = plan.optim
-    record = {"method": config.model_dump(mode="json"), "optim": optim.model_dump(mode="json"), "seed": seed}
+    torch.manual_seed(derive(seed, "init"))
+    module = method(config)
+    record = {
+        "method": config.model_dump(mode="json"),
+        "optim": optim.model_dump(mode="json"),
+        "seed": seed,
+        # The network is built in code, which may have changed since a run was begun.
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+    }
     fresh = not (path / "run.json").exists()
     run = rundir.create(path, name, record) if fresh else rundir.open_run(path)
     if run.read()["config"] != record:
-        raise RunError(f"{path}: was begun with other figures; remove it, or make the model with those")
+        raise RunError(f"{path}: was begun with other figures or another network; remove it, or go back to those")
     if run.read()["state"] == "finished":
         return training_seconds(path)
-    log.info("training %s: %d steps", name, optim.steps)
-    torch.manual_seed(derive(seed, "init"))
-    engine = Engine(precision)
-    module = method(config).to(engine.device)
+    with run.locked():
+        _train(run, module, optim, Engine(precision), plan.every, seed)
+    return training_seconds(path)
+
+
+def _train(run: RunDir, module: Method[Any], optim: OptimConfig, engine: Engine, every: int, seed: int) -> None:
+    """Carry out a run that this process has locked, to its last step."""
+    from trainers import checkpoint, hooks, rundir
+    from trainers.loop import State, fit
+
+    log.info("training %s: %d steps", run.path.name, optim.steps)
+    module.to(engine.device)
     run.stop_path.unlink(missing_ok=True)
     run.update(state="running", device=engine.describe(), process=rundir.process_identity())
 
@@ -325,17 +345,16 @@ def train(
     watchers = [
         hooks.stop_when(hooks.stop_file(run)),
         hooks.LogMetrics(run, optim.steps, 20),
-        hooks.every(plan.every, hooks.evaluate(run, seed), last=optim.steps),
-        hooks.every(plan.every, save, last=optim.steps),
+        hooks.every(every, hooks.evaluate(run, seed), last=optim.steps),
+        hooks.every(every, save, last=optim.steps),
         hooks.at_stop(save),
     ]
     again = restore if run.checkpoint_steps() else None
     state = fit(module, optim, engine=engine, seed=seed, hooks=watchers, restore=again)
     if state.stop:
         run.update(state="stopped", process=None)
-        raise RunError(f"{path}: stopped at step {state.step} ({state.stop}); the same command goes on from there")
+        raise RunError(f"{run.path}: stopped at step {state.step} ({state.stop}); the same command goes on from there")
     run.update(state="finished", process=None)
-    return training_seconds(path)
 
 
 def training_seconds(path: Path) -> float:

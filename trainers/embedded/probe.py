@@ -8,7 +8,7 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge, Le, MinLen
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -40,9 +40,6 @@ class ProbeConfig(Settings):
 
     subjects_per_batch: PositiveInt = 16
     """Subjects per step, two pictures of each, for the identity."""
-
-    half_side_steps: NonNegativeInt = 0
-    """Steps at the beginning that see the pictures at half their side: four times as many for the same work."""
 
     temperature: PositiveFloat = 0.1
     """Of the contrastive loss."""
@@ -79,18 +76,14 @@ class TrainProbe(Method[ProbeConfig]):
             torch.tensor([known[i][p[k]] for i, p in zip(individuals, pairs, strict=True)]) for k in (0, 1)
         )
         images = torch.cat([self.scenes.images(chosen), self.subjects.images(first), self.subjects.images(second)])
-        images = degrade(images, rng)
-        if index < self.config.half_side_steps:
-            images = F.interpolate(images, scale_factor=0.5, mode="bilinear", antialias=True)
         return {
-            "images": images,
+            "images": degrade(images, rng),
             "labels": {name: values[chosen] for name, values in self.labels.items()},
         }
 
     def forward(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Metrics]:
         """Return the sum of all losses, and the accuracy over attributes."""
-        # Not `features`, which scales pictures of another side up first.
-        features = self.probe.trunk(batch["images"]).mean((2, 3))
+        features = self.probe.features(batch["images"])
         count = self.config.scenes_per_batch
         loss, right = features.new_zeros(()), []
         for name, head in self.probe.heads.items():

@@ -31,7 +31,7 @@ from tests.lrdiff.tensor_lora.models import layers, mlp, settings
         ({"transform_rank": 0, "residual": "none"}, "nothing to train"),
         ({"residual": "none", "r": 4, "alpha": 2.0}, "residual='none' leaves r, alpha without effect"),
         ({"residual": "none", "rank_pattern": {"lin0": 2}}, "leaves rank_pattern without effect"),
-        ({"transform_rank": 0, "init": "paper"}, "transform_rank=0 leaves init without effect"),
+        ({"transform_rank": 0, "residual": "lora", "init": "paper"}, "transform_rank=0 leaves init without effect"),
         ({"target_modules": ".*", "layers_to_transform": [0]}, "regular expression"),
         ({"layers_pattern": "blocks"}, "layers_pattern needs"),
     ],

@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from lrdiff import backbones
-from lrdiff.errors import ConfigError, RunError
+from lrdiff.errors import BackendError, ConfigError, RunError
 from lrdiff.generate import render
 from lrdiff.probe import load_probe
 from tests.trainers.embedded.conftest import SCENES, micro_budget
@@ -149,6 +149,13 @@ def test_manifest_keeps_other_entries_and_odd_characters(tmp_path: Path) -> None
     assert entries["two"]["files"][0]["path"] == "models/two/a.txt"
     with pytest.raises(KeyError):
         manifest.set_quality(tmp_path, "three", {})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_budget_for_a_gpu_is_refused_at_once_without_one(tmp_path: Path) -> None:
+    with pytest.raises(BackendError):
+        make("toys", budget="gpu", cache=tmp_path, out=tmp_path / "toys")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_names_are_refused() -> None:

@@ -112,13 +112,6 @@ def test_probe_steps(noise: Path) -> None:
     assert 0 <= method.evaluate(stream(0, "evaluate"))["accuracy_mean"] <= 1
 
 
-def test_first_steps_of_a_probe_see_smaller_pictures(noise: Path) -> None:
-    config = ProbeConfig(scenes=noise / "scenes", subjects=noise / "subjects", half_side_steps=2, **TINY_PROBE)
-    method = TrainProbe(config)
-    sides = [method.batch(i, stream(0, "batch", i))["images"].shape[-1] for i in range(4)]
-    assert sides == [64, 64, 128, 128]
-
-
 def test_degraded_images_stay_images() -> None:
     images = torch.rand(6, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
     changed = degrade(images, stream(0, "degrade"))
