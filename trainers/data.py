@@ -6,10 +6,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lrdiff.artifact import sha256
 from lrdiff.errors import DataError
 from lrdiff.images import EXTENSIONS, crop_to, read_image, to_tensor
 from lrdiff.rng import stream
@@ -18,6 +20,8 @@ log = logging.getLogger(__name__)
 
 BESIDE_IMAGES = frozenset({".txt", ".json", ".jsonl", ".toml", ".md", ".csv"})
 """Files that may lie beside images without a remark."""
+TO_CONVERT = frozenset({".heic", ".heif"})
+"""Pictures as phones store them, which Pillow does not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,14 @@ def find_samples(folder: Path, prompt: str, setting: str = "data.images") -> lis
     Raises:
         DataError: The folder is absent or without pictures; a caption is empty or not UTF-8.
     """
+    pictures, others = _listing(folder, setting)
+    if others:
+        log.warning("left out of %s, not of a known picture type: %s%s", folder, ", ".join(others), _advice(others))
+    return [Sample(path=path, caption=read_caption(path, prompt)) for path in pictures]
+
+
+def _listing(folder: Path, setting: str) -> tuple[list[Path], list[str]]:
+    """Return the pictures of a folder, and the names of what is left out."""
     if folder == Path():
         raise DataError(f"{setting}: give a folder of pictures")
     if not folder.is_dir():
@@ -53,10 +65,28 @@ def find_samples(folder: Path, prompt: str, setting: str = "data.images") -> lis
         seen = f"only {', '.join(others[:5])}" if others else "nothing that is a picture"
         nested = f"; subfolders are not read: {', '.join(subfolders[:5])}" if subfolders else ""
         types = ", ".join(sorted(EXTENSIONS))
-        raise DataError(f"{setting}: {folder} holds {seen}{nested}; known picture types: {types}")
-    if others or subfolders:
-        log.warning("left out of %s, not of a known picture type: %s", folder, ", ".join(others + subfolders))
-    return [Sample(path=path, caption=read_caption(path, prompt)) for path in pictures]
+        raise DataError(f"{setting}: {folder} holds {seen}{nested}{_advice(others)}; known picture types: {types}")
+    return pictures, others + subfolders
+
+
+def _advice(names: Sequence[str]) -> str:
+    """Say what to do with pictures that must be converted, if there are any."""
+    return "; convert HEIC to PNG or JPEG" if any(Path(name).suffix.lower() in TO_CONVERT for name in names) else ""
+
+
+def fingerprint(folder: Path, setting: str = "data.images") -> dict[str, dict[str, Any]]:
+    """Return what tells whether the pictures of a folder changed: size and SHA-256 of each and of its caption, by name.
+
+    Raises:
+        DataError: As `find_samples`, or a file cannot be read.
+    """
+    pictures, _ = _listing(folder, setting)
+    captions = {path.with_suffix(".txt") for path in pictures}
+    found = sorted([*pictures, *(path for path in captions if path.is_file())])
+    try:
+        return {path.name: {"size": path.stat().st_size, "sha256": sha256(path)} for path in found}
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); replace or remove it") from error
 
 
 def read_caption(picture: Path, prompt: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,12 +12,20 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from lrdiff.errors import BackendError
 from trainers.config import PrecisionConfig
 
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+"""What a launcher tells each of the processes that it starts together."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def launched_rank() -> int:
+    """Return this process' number among those a launcher started together, before they meet; 0 for one alone."""
+    return int(os.environ["RANK"]) if all(name in os.environ for name in LAUNCHED) else 0
 
 
 class Engine:
@@ -78,6 +87,19 @@ class Engine:
         if self.processes > 1:
             stacked = self._accelerator.reduce(stacked, reduction="mean")
         return dict(zip(sorted(metrics), stacked.tolist(), strict=True))  # pyright: ignore[reportAttributeAccessIssue]
+
+    def any(self, flag: bool) -> bool:
+        """Tell on every process whether one of them says so. All must ask, at the same place."""
+        if self.processes == 1:
+            return flag
+        count = self._accelerator.reduce(torch.tensor(float(flag), device=self.device), reduction="sum")
+        return bool(count)
+
+    def first(self, text: str) -> str:
+        """Return on every process the first text of any that is not empty, or "". All must ask, at the same place."""
+        if not self.any(bool(text)):
+            return ""
+        return text if self.processes == 1 else next(found for found in gather_object([text]) if found)
 
     def move(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Put a batch's tensors on the device, one level of nesting deep."""

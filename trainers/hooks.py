@@ -130,6 +130,14 @@ def stop_file(run: RunDir) -> Callable[[], str]:
     return lambda: "the file STOP appeared" if run.stop_path.exists() else ""
 
 
+def agreed(engine: Engine, *asked: Callable[[], str]) -> Callable[[], str]:
+    """Return a function that gives every process the same reason: the first that any of them has.
+
+    Processes that ended after different steps would wait for each other for ever.
+    """
+    return lambda: engine.first(next((reason for ask in asked if (reason := ask())), ""))
+
+
 def on_main(engine: Engine, hook: Hook) -> Hook:
     """Return the hook on the main process and nothing on the others."""
     return hook if engine.is_main else lambda state: None

@@ -158,9 +158,12 @@ def _accumulate(
         batch = engine.move(method.batch(index, stream(seed, "batch", index)))
         with engine.unsynchronised(module, last=part == count - 1):
             loss, metrics = module(batch, stream(seed, "forward", index))
-            if not bool(torch.isfinite(loss)):
+            bad = not bool(torch.isfinite(loss))
+            # One process that gives up alone would leave the others waiting for its gradients.
+            if engine.any(bad):
+                found = float(loss.detach()) if bad else "not finite in another process"
                 raise NonFiniteError(
-                    f"the loss of step {state.step + 1} is {float(loss.detach())}; the weights of step {state.step} "
+                    f"the loss of step {state.step + 1} is {found}; the weights of step {state.step} "
                     "are kept. Lower optim.lr, use precision.dtype fp32, or look at the images of this batch"
                 )
             engine.backward(loss / count)

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from lrdiff.artifact import Artifact, sha256, versions
 from lrdiff.errors import ArtifactError, ConfigError, LrdiffError, RunError
 from lrdiff.rng import derive, stream
-from trainers import checkpoint, hooks, report
+from trainers import checkpoint, hooks, inputs, report
 from trainers.config import RunConfig, describe_errors
-from trainers.engine import Engine
+from trainers.engine import Engine, launched_rank
 from trainers.loop import Hook, State, fit
 from trainers.method import Method
 from trainers.registry import method_class, run_config_class
@@ -45,17 +45,33 @@ def execute(run: RunDir, *, resume: bool = False) -> str:
     Raises:
         LrdiffError: The run cannot start or go on; the state is then `failed` and `outcome` holds the message.
     """
-    record = run.read()
     started = time.monotonic()
+    run.read()  # a folder that is no run gets no lock file
     with _signals() as asked:
-        _claim(run, record, resume)
-        with _log_file(run):
-            with _recording_failure(run, started):
-                config = read_config(record)
-                outcome, state = _train(run, record["method"], config, asked, resume)
-                run.update(state=outcome, outcome=state.stop or "all steps done", step=state.step, **_ended(started))
-            report.write(run)
-            log.info("%s after %.0f s: %s", outcome, time.monotonic() - started, run.artifact_path)
+        if launched_rank():
+            return _take_part(run, asked, resume)
+        with run.locked():
+            return _conduct(run, asked, resume, started)
+
+
+def _take_part(run: RunDir, asked: list[str], resume: bool) -> str:
+    """Compute in a run of several processes; the first of them has the run and writes everything."""
+    record = run.read()
+    outcome, _ = _train(run, record["method"], read_config(record), asked, resume)
+    return outcome
+
+
+def _conduct(run: RunDir, asked: list[str], resume: bool, started: float) -> str:
+    """Carry out a run that this process has locked, and record how it ends."""
+    record = _claim(run, resume)
+    with _log_file(run):
+        with _recording_failure(run, started):
+            config = read_config(record)
+            inputs.check(run, config, resume)
+            outcome, state = _train(run, record["method"], config, asked, resume)
+            run.update(state=outcome, outcome=state.stop or "all steps done", step=state.step, **_ended(started))
+        report.write(run)
+        log.info("%s after %.0f s: %s", outcome, time.monotonic() - started, run.artifact_path)
     return outcome
 
 
@@ -122,18 +138,23 @@ def _duration(seconds: float) -> str:
 
 def _train(run: RunDir, name: str, config: RunConfig[Any], asked: list[str], resume: bool) -> tuple[str, State]:
     engine = Engine(config.precision)
-    run.update(device=engine.describe(), versions=versions())
-    method = build(name, config, engine)
-    lines = preflight(method, config, engine, run.path)
-    for line in lines:
-        log.info("%s", line)
-    run.update(preflight=lines, parameters=sum(p.numel() for g in method.param_groups() for p in g.params))
-    watchers = _hooks(run, config, engine, asked)
-    restore = (lambda state: _restore(run, state)) if resume else None
-    state = fit(method, config.optim, engine=engine, seed=config.seed, hooks=watchers, restore=restore)
-    _save(run, method, state)
-    run.update(peak_memory=engine.peak_memory())
-    engine.close()
+    try:
+        if engine.is_main:
+            run.update(device=engine.describe(), versions=versions())
+        method = build(name, config, engine)
+        lines = preflight(method, config, engine, run.path)
+        if engine.is_main:
+            for line in lines:
+                log.info("%s", line)
+            run.update(preflight=lines, parameters=sum(p.numel() for g in method.param_groups() for p in g.params))
+        watchers = _hooks(run, config, engine, asked)
+        restore = (lambda state: _restore(run, state, engine)) if resume else None
+        state = fit(method, config.optim, engine=engine, seed=config.seed, hooks=watchers, restore=restore)
+        if engine.is_main:
+            _save(run, method, state)
+            run.update(peak_memory=engine.peak_memory())
+    finally:
+        engine.close()
     return ("finished" if state.step >= config.optim.steps else "stopped"), state
 
 
@@ -147,17 +168,15 @@ def _hooks(run: RunDir, config: RunConfig[Any], engine: Engine, asked: list[str]
         hooks.every(watch.checkpoint_every, hooks.save_checkpoint(run, watch.keep_checkpoints), last=steps),
         hooks.at_stop(hooks.save_checkpoint(run, watch.keep_checkpoints)),
     ]
-    stops = [
-        hooks.stop_when(hooks.stop_file(run)),
-        hooks.stop_when(lambda: asked[0] if asked else ""),
-    ]
-    return [*stops, *(hooks.on_main(engine, hook) for hook in quiet)]
+    wishes = hooks.agreed(engine, hooks.stop_file(run), lambda: asked[0] if asked else "")
+    return [hooks.stop_when(wishes), *(hooks.on_main(engine, hook) for hook in quiet)]
 
 
-def _restore(run: RunDir, state: State) -> None:
+def _restore(run: RunDir, state: State, engine: Engine) -> None:
     checkpoint.restore(run, state)
-    run.drop_metrics_after(state.step)
-    log.info("resumed at step %d", state.step)
+    if engine.is_main:
+        run.drop_metrics_after(state.step)
+        log.info("resumed at step %d", state.step)
 
 
 def _save(run: RunDir, method: Method[Any], state: State) -> None:
@@ -178,8 +197,10 @@ def _save(run: RunDir, method: Method[Any], state: State) -> None:
     run.update(artifact={"file": run.artifact_path.name, "sha256": sha256(run.artifact_path)})
 
 
-def _claim(run: RunDir, record: dict[str, Any], resume: bool) -> None:
-    """Take the run, or refuse: it runs already, or is in a state that does not fit."""
+def _claim(run: RunDir, resume: bool) -> dict[str, Any]:
+    """Take the run, which this process has locked, or refuse: its state does not fit. Return its record."""
+    record = run.read()
+    # Runs of processes that know no lock.
     if record["state"] == "running" and is_alive(record.get("process")):
         raise RunError(f"{run.path}: is being trained by process {record['process']['pid']}; stop that first")
     if not resume and record["state"] != "queued":
@@ -192,7 +213,7 @@ def _claim(run: RunDir, record: dict[str, Any], resume: bool) -> None:
         # The wish that ended it last time. One for a run that has not begun stands.
         run.stop_path.unlink(missing_ok=True)
     times = {"resumed": now()} if resume else {"started": now()}
-    run.update(state="running", process=process_identity(), outcome=None, **times)
+    return run.update(state="running", process=process_identity(), outcome=None, **times)
 
 
 @contextmanager

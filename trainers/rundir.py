@@ -8,18 +8,22 @@
     adapter.safetensors   the result
     report.html
     STOP                  created by anybody: finish the step, save, end as `stopped`
+    .lock                 locked by the process that trains, for as long as it lives; says which one that is
 
 `run.json` is replaced atomically, so a reader never sees half of it, and it is accepted by `--config`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +34,8 @@ from lrdiff.files import write_bytes, write_json
 
 SCHEMA = 1
 RunState = Literal["queued", "running", "finished", "failed", "stopped", "interrupted"]
+HOLDER_SECONDS = 2.0
+"""How long to wait for the name of the process that has just taken a run."""
 ENDED: frozenset[str] = frozenset({"finished", "failed", "stopped", "interrupted"})
 
 
@@ -73,6 +79,37 @@ class RunDir:
     def stop_path(self) -> Path:
         """Path of the file that asks for a clean stop."""
         return self.path / "STOP"
+
+    @property
+    def lock_path(self) -> Path:
+        """Path of the file that the process which trains holds locked."""
+        return self.path / ".lock"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Have the run to oneself for the time of a `with` block; a process that is killed gives it back.
+
+        Raises:
+            RunError: Another process, or another thread of this one, has the run; or the folder cannot be locked.
+        """
+        try:
+            handle = os.open(self.lock_path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written ({error.strerror}); look at the folder's rights") from error
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(f"{self.path}: is being trained by {_holder(handle)}; stop that first") from error
+            except OSError as error:
+                raise RunError(
+                    f"{self.lock_path}: cannot be locked ({error.strerror}); put the run on a disk that can lock files"
+                ) from error
+            _sign(self.path, handle)
+            yield
+        finally:
+            # The file stays: without it a third process could lock a new one while the second still waits for this.
+            os.close(handle)
 
     def read(self) -> dict[str, Any]:
         """Return run.json. Raises `RunError` when it is absent, damaged, or of a newer schema."""
@@ -228,3 +265,28 @@ def is_alive(identity: Mapping[str, Any] | None) -> bool:
         return True
     is_zombie = _process_fields(int(identity["pid"]))[:1] == ["Z"]
     return not is_zombie and process_identity(int(identity["pid"])) == dict(identity)
+
+
+def _sign(folder: Path, handle: int) -> None:
+    """Write into an open lock file that this process holds it."""
+    try:
+        os.truncate(handle, 0)
+        os.pwrite(handle, json.dumps(process_identity()).encode(), 0)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written ({error.strerror}); free some space") from error
+
+
+def _holder(handle: int) -> str:
+    """Say which process holds the lock of an open lock file."""
+    deadline = time.monotonic() + HOLDER_SECONDS
+    while True:
+        try:
+            identity = json.loads(os.pread(handle, 1000, 0))
+        except ValueError:
+            identity = None
+        # Between locking and writing its name the winner's file is empty, or still names a process that was killed.
+        if isinstance(identity, dict) and "pid" in identity and is_alive(identity):
+            return f"process {identity['pid']}"
+        if time.monotonic() > deadline:
+            return "a process of another machine"
+        time.sleep(0.01)

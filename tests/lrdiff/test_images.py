@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms, features
 
 from lrdiff.errors import DataError
-from lrdiff.images import MAX_PIXELS, crop_to, read_image, save_png, to_image, to_tensor
+from lrdiff.images import EXTENSIONS, MAX_PIXELS, crop_to, read_image, save_png, to_image, to_tensor
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -276,3 +276,140 @@ def test_png_on_disk_is_what_was_given(tmp_path: Path) -> None:
     tensor = to_tensor(corners())
     save_png(tensor.to(torch.bfloat16), tmp_path / "a.png")
     assert np.array_equal(np.asarray(read_image(tmp_path / "a.png")), np.asarray(corners()))
+
+
+ADOBE_RGB = np.array([[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]])
+SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
+D50 = (0.9642, 1.0, 0.8249)
+INKS = 4
+
+
+def icc(space: str, pcs: str, tags: dict[str, bytes]) -> bytes:
+    """Return a colour profile of version 2.4 with the given tags, see ICC.1:2001-04, section 6."""
+    tags = {"wtpt": xyz(*D50), "cprt": b"text" + bytes(4) + b"none\0", **tags}
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, value in tags.items():
+        table += name.encode() + struct.pack(">II", 132 + 12 * len(tags) + len(body), len(value))
+        body += value + bytes(-len(value) % 4)
+    head = bytes(8) + b"\x02\x40\0\0" + (b"prtr" if space == "CMYK" else b"mntr") + space.encode().ljust(4)
+    head += pcs.encode().ljust(4) + bytes(12) + b"acsp" + bytes(28) + xyz(*D50)[8:]
+    data = head.ljust(128, b"\0") + table + body
+    return struct.pack(">I", len(data)) + data[4:]
+
+
+def xyz(*values: float) -> bytes:
+    return b"XYZ " + bytes(4) + b"".join(struct.pack(">i", round(v * 65536)) for v in values)
+
+
+def gamma(value: float) -> bytes:
+    return b"curv" + bytes(4) + struct.pack(">IH", 1, round(value * 256))
+
+
+def rgb_profile(matrix: np.ndarray = ADOBE_RGB, power: float = 2.2) -> bytes:
+    tags = {f"{c}XYZ": xyz(*matrix[:, i]) for i, c in enumerate("rgb")} | {f"{c}TRC": gamma(power) for c in "rgb"}
+    return icc("RGB", "XYZ", tags)
+
+
+def cmyk_profile() -> bytes:
+    """Return the profile of a printer whose cyan ink is red and whose other inks are only dark."""
+    clut = b""
+    for number in range(2**INKS):
+        cyan, others = number >> 3, number & 7
+        clut += bytes((136, 208, 195) if cyan and not others else (0, 128, 128) if others else (255, 128, 128))
+    ramp = bytes(range(256))
+    unit = b"".join(struct.pack(">i", 65536 * (i % 4 == 0)) for i in range(9))
+    lut = b"mft1" + bytes(4) + bytes((INKS, 3, 2, 0)) + unit + ramp * INKS + clut + ramp * 3
+    return icc("CMYK", "Lab", {"A2B0": lut, "A2B1": lut})
+
+
+def as_srgb(colour: tuple[int, int, int], matrix: np.ndarray, power: float) -> np.ndarray:
+    """Compute the conversion by hand: to light, to XYZ, to sRGB's light, to sRGB's code."""
+    linear = np.linalg.inv(SRGB) @ matrix @ (np.array(colour) / 255) ** power
+    linear = linear.clip(0, 1)
+    coded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return (coded * 255).round()
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tiff"])
+def test_colours_go_through_the_profile_to_srgb(tmp_path: Path, kind: str) -> None:
+    colour = (90, 170, 80)
+    Image.new("RGB", (16, 16), colour).save(tmp_path / f"a.{kind}", icc_profile=rgb_profile(), quality=100)
+    expected = as_srgb(colour, ADOBE_RGB, 2.2)
+    assert np.abs(expected - colour).max() > 20
+    found = np.array(read_image(tmp_path / f"a.{kind}").getpixel((8, 8)))
+    assert np.abs(found - expected).max() <= 3, (found, expected)
+
+
+def test_a_picture_in_srgb_keeps_every_pixel(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    noise.save(tmp_path / "a.png", icc_profile=profile)
+    assert np.array_equal(np.asarray(read_image(tmp_path / "a.png")), np.asarray(noise))
+
+
+def test_profiles_of_grey_palette_and_transparent_pictures(tmp_path: Path) -> None:
+    grey_profile = icc("GRAY", "XYZ", {"kTRC": gamma(1.0)})
+    light = as_srgb((100, 100, 100), SRGB, 1.0)
+    Image.new("L", (4, 4), 100).save(tmp_path / "l.png", icc_profile=grey_profile)
+    Image.new("LA", (4, 4), (100, 255)).save(tmp_path / "la.png", icc_profile=grey_profile)
+    Image.fromarray(np.full((4, 4), 25700, np.uint16)).save(tmp_path / "i.png", icc_profile=grey_profile)
+    for name in ("l", "la", "i"):
+        assert np.abs(np.array(read_image(tmp_path / f"{name}.png").getpixel((0, 0))) - light).max() <= 2, name
+    colour = (90, 170, 80)
+    expected = as_srgb(colour, ADOBE_RGB, 2.2)
+    for mode in ("P", "RGBA"):
+        Image.new("RGB", (4, 4), colour).convert(mode, palette=Image.Palette.ADAPTIVE).save(
+            tmp_path / "a.png", icc_profile=rgb_profile()
+        )
+        assert np.abs(np.array(read_image(tmp_path / "a.png").getpixel((0, 0))) - expected).max() <= 3, mode
+    Image.new("L", (4, 4), 100).save(tmp_path / "b.png", icc_profile=rgb_profile(SRGB, 1.0))
+    found = np.array(read_image(tmp_path / "b.png").getpixel((0, 0)))
+    assert np.abs(found - light).max() <= 2, "grey may be described as RGB"
+
+
+def test_cmyk_goes_through_its_profile(tmp_path: Path) -> None:
+    Image.new("CMYK", (16, 16), (255, 0, 0, 0)).save(tmp_path / "plain.jpg", quality=100)
+    Image.new("CMYK", (16, 16), (255, 0, 0, 0)).save(tmp_path / "a.jpg", quality=100, icc_profile=cmyk_profile())
+    plain, red = (read_image(tmp_path / name).getpixel((8, 8)) for name in ("plain.jpg", "a.jpg"))
+    assert np.abs(np.subtract(plain, (0, 255, 255))).max() <= 3
+    assert red[0] > 200, red  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
+    assert max(red[1:]) < 60, red  # pyright: ignore[reportOptionalSubscript, reportIndexIssue]
+
+
+def test_bad_profiles_are_refused_by_name(tmp_path: Path) -> None:
+    cases = {
+        "rubbish.png": (b"no profile at all", r"rubbish\.png: its colour profile is damaged"),
+        "cut.png": (rgb_profile()[:200], r"cut\.png: its colour profile is damaged"),
+        "empty.png": (icc("RGB", "XYZ", {}), r"empty\.png: its colour profile is damaged"),
+        "other.png": (cmyk_profile(), r"other\.png: is RGB, but its colour profile is for CMYK"),
+    }
+    for name, (profile, message) in cases.items():
+        corners().save(tmp_path / name, icc_profile=profile)
+        with pytest.raises(DataError, match=message + ".*save it anew in sRGB"):
+            read_image(tmp_path / name)
+
+
+def test_sixteen_bits_turned_by_the_camera(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.full((4, 8), 40_000, np.uint16)).save(tmp_path / "a.png", exif=exif)
+    image = read_image(tmp_path / "a.png")
+    assert image.size == (4, 8)
+    assert image.getpixel((0, 0)) == (156, 156, 156)
+
+
+@pytest.mark.parametrize("name", ["IMG_1.HEIC", "renamed.jpg"])
+@pytest.mark.parametrize("brand", ["heic", "mif1", "avif"])
+def test_formats_that_must_be_converted_are_named(tmp_path: Path, name: str, brand: str) -> None:
+    (tmp_path / name).write_bytes(b"\0\0\0\x18ftyp" + brand.encode() + bytes(64))
+    kind = "AVIF" if brand == "avif" else "HEIC"
+    with pytest.raises(DataError, match=rf"{name}: is a picture in {kind} format .*convert it to PNG or JPEG"):
+        read_image(tmp_path / name)
+
+
+def test_avif_is_read_where_pillow_can(tmp_path: Path) -> None:
+    assert ".avif" in EXTENSIONS
+    if not features.check("avif"):
+        pytest.skip("this Pillow was built without AVIF")
+    corners().save(tmp_path / "a.avif", quality=95)
+    assert near(read_image(tmp_path / "a.avif"), [RED, GREEN, BLUE, WHITE], 40)

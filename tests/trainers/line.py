@@ -9,11 +9,12 @@ from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from lrdiff.artifact import Artifact, Header
-from trainers.config import OptimConfig, PrecisionConfig, Settings
+from trainers.config import OptimConfig, PrecisionConfig, RunConfig, Settings
 from trainers.data import epoch_indices
 from trainers.engine import Engine
 from trainers.loop import Hook, State, fit
 from trainers.method import Batch, Method, Metrics, ParamGroup
+from trainers.registry import Entry
 
 
 class LineSettings(Settings):
@@ -101,3 +102,15 @@ def record_metrics(into: list[dict[str, float]]) -> Hook:
             into.append({"step": state.step, **state.metrics})
 
     return hook
+
+
+class RunLine(Line):
+    """`Line` as a run makes it."""
+
+    def __init__(self, config: RunConfig[LineSettings], name: str, engine: Engine) -> None:
+        super().__init__(config.method)
+        self.engine = engine
+
+
+RUN_LINE = Entry("a line", "tests.trainers.line:LineSettings", "tests.trainers.line:RunLine")
+"""Entry to register, where whole runs are tried in a second."""

@@ -13,7 +13,7 @@ from PIL import Image
 
 from lrdiff.errors import DataError
 from tests.trainers.conftest import save_pictures
-from trainers.data import epoch_indices, find_samples, load_pixels, read_caption
+from trainers.data import epoch_indices, find_samples, fingerprint, load_pixels, read_caption
 
 
 def test_pictures_are_found_by_name_with_their_captions(tmp_path: Path) -> None:
@@ -64,12 +64,16 @@ def test_bad_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "texts" / "notes.txt").write_text("x")
     (tmp_path / "nested" / "inside").mkdir(parents=True)
     save_pictures(tmp_path / "nested" / "inside", 1)
+    (tmp_path / "phone").mkdir()
+    for name in ("IMG_1.HEIC", "b.heif"):
+        (tmp_path / "phone" / name).write_bytes(b"x")
     cases = {
         "absent": "absent does not exist",
         "file.png": r"file\.png is a file, not a folder",
         "empty": "nothing that is a picture",
         "texts": r"only thesis\.pdf.*known picture types: .*\.png",
         "nested": "nothing that is a picture.*subfolders are not read: inside",
+        "phone": r"only IMG_1\.HEIC, b\.heif; convert HEIC to PNG or JPEG",
     }
     for name, message in cases.items():
         with pytest.raises(DataError, match=rf"data\.images: .*{message}"):
@@ -82,7 +86,7 @@ def test_what_is_left_out_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixt
         (tmp_path / name).write_text("x")
     (tmp_path / "more").mkdir()
     find_samples(tmp_path, "x")
-    assert "Thumbs.db, clip.mp4, shot.heic, more" in caplog.text
+    assert "Thumbs.db, clip.mp4, shot.heic, more; convert HEIC to PNG or JPEG" in caplog.text
     assert "metadata" not in caplog.text
 
 
@@ -126,13 +130,13 @@ def test_reading_changes_no_file(tmp_path: Path) -> None:
     save_pictures(tmp_path, 3)
     (tmp_path / "0.txt").write_text("a caption")
 
-    def fingerprint() -> dict[str, tuple[str, int]]:
+    def contents() -> dict[str, tuple[str, int]]:
         files = sorted(tmp_path.rglob("*"))
         return {p.name: (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns) for p in files}
 
-    before = fingerprint()
+    before = contents()
     load_pixels(find_samples(tmp_path, "x"), 32)
-    assert fingerprint() == before
+    assert contents() == before
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(1, 1), (1, 4), (5, 1), (5, 2), (5, 5), (5, 7), (6, 4), (4, 10)])
@@ -156,3 +160,23 @@ def test_pictures_that_are_large_enough_pass_without_remark(tmp_path: Path, capl
     save_pictures(tmp_path, 2, size=64)
     load_pixels(find_samples(tmp_path, "x"), 64)
     assert "smaller" not in caplog.text
+
+
+def test_the_fingerprint_is_of_pictures_and_captions(tmp_path: Path) -> None:
+    save_pictures(tmp_path, 2)
+    (tmp_path / "1.txt").write_text("a red cube")
+    (tmp_path / "notes.txt").write_text("no caption")
+    (tmp_path / ".hidden.png").write_bytes(b"x")
+    found = fingerprint(tmp_path)
+    assert list(found) == ["0.png", "1.png", "1.txt"]
+    assert found["1.txt"] == {"size": 10, "sha256": hashlib.sha256(b"a red cube").hexdigest()}
+    (tmp_path / "notes.txt").write_text("changed")
+    (tmp_path / "0.png").touch()
+    assert fingerprint(tmp_path) == found
+    (tmp_path / "1.txt").write_text("a red ring")
+    assert fingerprint(tmp_path) != found
+    (tmp_path / "2.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"2\.png: cannot be read"):
+        fingerprint(tmp_path)
+    with pytest.raises(DataError, match=r"data\.validation: .*absent does not exist"):
+        fingerprint(tmp_path / "absent", "data.validation")

@@ -138,6 +138,12 @@ def test_stop_file_and_asked_reasons(run_dir: RunDir) -> None:
     assert state.step == 0
 
 
+def test_the_agreed_reason_is_the_first_there_is() -> None:
+    engine = cpu()
+    assert hooks.agreed(engine, lambda: "", lambda: "")() == ""
+    assert hooks.agreed(engine, lambda: "", lambda: "second", lambda: "third")() == "second"
+
+
 def test_at_stop_acts_only_then(run_dir: RunDir) -> None:
     acted: list[int] = []
 

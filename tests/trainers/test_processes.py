@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainers.line import Line, LineSettings, record_metrics, train
+from trainers.rundir import RunDir, create
 
 WORKER = """
 import json, sys
@@ -34,12 +35,38 @@ def free_port() -> int:
         return place.getsockname()[1]
 
 
-def in_two_processes(accumulate: int) -> list[dict]:
-    """Train `Line` in two processes and return what each of them ended with."""
+RUN_WORKER = """
+import json, os, signal, sys, time
+from pathlib import Path
+from tests.trainers import line
+from trainers.__main__ import main
+from trainers.registry import METHODS
+METHODS["line"] = line.RUN_LINE
+folder, how, *flags = sys.argv[1:]
+steps = []
+def stepped(self, step):
+    steps.append(step)
+    if step == 3 and self.engine.rank == 1:
+        if how == "file":
+            (Path(folder) / "STOP").touch()
+        if how == "signal":
+            os.kill(os.getpid(), signal.SIGTERM)
+prepare = line.RunLine.__init__
+def init(self, *arguments):
+    prepare(self, *arguments)
+    self.bad_loss_at = 7 if how == "nan" else -1  # the second process' batch of the fourth step
+line.RunLine.__init__, line.RunLine.stepped = init, stepped
+code = main([folder, *flags])
+print(json.dumps({"code": code, "steps": steps}))
+"""
+
+
+def in_two_processes(code: str, *arguments: object) -> list[dict]:
+    """Run a program in two processes that know of each other, and return what each of them printed last."""
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(accumulate)],
+            [sys.executable, "-c", code, *map(str, arguments)],
             env=os.environ | where | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
             cwd=Path(__file__).parents[2],
             stdout=subprocess.PIPE,
@@ -48,13 +75,62 @@ def in_two_processes(accumulate: int) -> list[dict]:
         )
         for rank in range(2)
     ]
-    found = [worker.communicate(timeout=120) for worker in workers]
+    try:
+        found = [worker.communicate(timeout=200) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
     assert [worker.returncode for worker in workers] == [0, 0], "\n".join(errors for _, errors in found)
-    return [json.loads(out.splitlines()[-1]) for out, _ in found]
+    return [json.loads(out.splitlines()[-1]) | {"said": errors} for out, errors in found]
+
+
+@pytest.fixture
+def line_run(tmp_path: Path, tiny_model: Path, pictures: Path) -> RunDir:
+    """Return a run of `Line` in state queued; model and pictures are only there to be fingerprinted."""
+    watch = {"log_every": 1, "checkpoint_every": 0, "evaluate_every": 2, "preview_every": 0}
+    config = {
+        "model": str(tiny_model),
+        "data": {"images": str(pictures)},
+        "method": {},
+        "optim": {"steps": 6, "lr": 0.05, "warmup": 0},
+        "precision": {"device": "cpu"},
+        "watch": watch,
+    }
+    return create(tmp_path / "run", "line", config)
+
+
+@pytest.mark.parametrize("how", ["file", "signal"])
+def test_a_wish_to_stop_ends_all_processes_after_the_same_step(line_run: RunDir, how: str) -> None:
+    first, second = in_two_processes(RUN_WORKER, line_run.path, how)
+    assert (first["code"], second["code"]) == (0, 0), (first, second)
+    assert first["steps"] == second["steps"] == [1, 2, 3]
+    record = line_run.read()
+    assert (record["state"], record["step"]) == ("stopped", 3)
+    assert record["outcome"] == ("the file STOP appeared" if how == "file" else "SIGTERM received")
+    assert record["device"] == "CPU, 1 threads, 2 processes, float32"
+    assert line_run.checkpoint_steps() == [3]
+    assert [row["step"] for row in line_run.metrics() if "loss" in row] == [1, 2, 3], "each step is logged once"
+    assert line_run.log_path.read_text().count("stopped after") == 1
+
+    first, second = in_two_processes(RUN_WORKER, line_run.path, "go on", "--resume")
+    assert first["steps"] == second["steps"] == [4, 5, 6]
+    assert line_run.read()["state"] == "finished"
+    assert line_run.log_path.read_text().count("resumed at step 3") == 1
+    assert line_run.artifact_path.is_file()
+
+
+def test_a_bad_loss_in_one_process_ends_all_of_them(line_run: RunDir) -> None:
+    first, second = in_two_processes(RUN_WORKER, line_run.path, "nan")
+    assert (first["code"], second["code"]) == (2, 2)
+    assert first["steps"] == second["steps"] == [1, 2, 3]
+    assert "loss of step 4 is nan" in second["said"]
+    record = line_run.read()
+    assert record["state"] == "failed"
+    assert "the loss of step 4 is not finite in another process; the weights of step 3 are kept" in record["outcome"]
 
 
 def test_two_processes_equal_one_with_twice_the_micro_batches() -> None:
-    first, second = in_two_processes(accumulate=2)
+    first, second = in_two_processes(WORKER, 2)
     assert (first["slope"], first["offset"]) == (second["slope"], second["offset"]), "equal on both, bit by bit"
     assert first["rows"] == second["rows"]
     assert sorted(first["seen"] + second["seen"]) == list(range(24)), "each batch is seen by one process"

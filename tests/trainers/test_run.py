@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,9 +24,10 @@ from lrdiff.artifact import Artifact
 from lrdiff.errors import ArtifactError, BackendError, ConfigError, DataError, LrdiffError, ModelError, RunError
 from tests.disk import full_disk
 from tests.trainers.conftest import save_pictures
+from tests.trainers.line import RUN_LINE
 from trainers.__main__ import main
 from trainers.engine import Engine
-from trainers.registry import run_config_class
+from trainers.registry import METHODS, run_config_class
 from trainers.run import build, execute, preflight, read_config
 from trainers.rundir import RunDir, create, is_alive, process_identity
 
@@ -317,7 +319,8 @@ def test_what_cannot_work_ends_as_failed_with_one_message(
     again = create(tmp_path / "again", "tensor-lora", config)
     with pytest.raises(kind, match=message) as caught:
         execute(again)
-    assert str(caught.value) == record["outcome"].replace(str(run.path), str(again.path))
+    said, recorded = (re.sub(r"\d+ MB free", "MB free", text) for text in (str(caught.value), record["outcome"]))
+    assert said == recorded.replace(str(run.path), str(again.path))
 
 
 def test_an_exploding_run_keeps_its_last_good_checkpoint(tiny_model: Path, pictures: Path, tmp_path: Path) -> None:
@@ -357,6 +360,56 @@ def test_claims(queued: RunDir, whole: RunDir) -> None:
         with pytest.raises(RunError, match=f"trained by process {os.getpid()}"):
             execute(queued, resume=resume)
     assert queued.read()["state"] == "running"
+
+
+AT_ONCE = """
+import sys
+import trainers.run
+from trainers.__main__ import main
+print("ready", flush=True)
+sys.stdin.readline()
+raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+def interrupted(whole: RunDir, path: Path) -> RunDir:
+    """Return what a kill between the checkpoints of the last two saves leaves behind."""
+    run = RunDir(path)
+    shutil.copytree(whole.path, run.path)
+    shutil.rmtree(run.checkpoint(STEPS))
+    for file in (run.artifact_path, run.path / "report.html"):
+        file.unlink()
+    run.update(state="running", process={"pid": 2**22 - 1, "started": "1"})
+    return run
+
+
+@pytest.mark.parametrize("flags", [[], ["--resume"]])
+def test_of_two_processes_at_the_same_instant_one_has_the_run(
+    queued: RunDir, whole: RunDir, tmp_path: Path, flags: list[str]
+) -> None:
+    run = interrupted(whole, tmp_path / "killed") if flags else queued
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", AT_ONCE, str(run.path), *flags],
+            env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+            text=True,
+            **pipes,
+        )
+        for _ in range(2)
+    ]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=200)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], said
+    winner, loser = sorted(range(2), key=lambda number: both[number].returncode)
+    assert said[loser] == f"{run.path}: is being trained by process {both[winner].pid}; stop that first\n"
+    assert run.read()["state"] == "finished"
+    assert_same_result(run, whole)
+    assert rows(run) == rows(whole)
 
 
 def test_the_command_line_of_the_trainer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -461,3 +514,63 @@ def test_a_gpu_that_is_absent_is_refused(tiny_model: Path, pictures: Path, tmp_p
     with pytest.raises(BackendError, match="sees no GPU"):
         execute(run)
     assert run.read()["state"] == "failed"
+
+
+@pytest.fixture
+def stopped(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
+    """Return a quick run, of a line, that was stopped before its first step, with images and a base of its own."""
+    monkeypatch.setitem(METHODS, "line", RUN_LINE)
+    images = save_pictures(tmp_path / "images", 3)
+    (images / "1.txt").write_text("a red cube")
+    save_pictures(tmp_path / "held-out", 1)
+    config = settings(
+        Path(shutil.copytree(tiny_model, tmp_path / "model")),
+        images,
+        data={"validation": str(tmp_path / "held-out")},
+        optim={"steps": 2, "warmup": 0},
+    )
+    run = create(tmp_path / "run", "line", config | {"method": {}})
+    run.stop_path.touch()
+    assert execute(run) == "stopped"
+    return run
+
+
+def test_changed_inputs_are_named_and_not_resumed(stopped: RunDir, tmp_path: Path) -> None:
+    images, model = tmp_path / "images", tmp_path / "model"
+    shutil.copytree(images, tmp_path / "kept-images")
+    shutil.copytree(model, tmp_path / "kept-model")
+    (images / "0.png").write_bytes((images / "2.png").read_bytes())
+    (images / "1.txt").write_text("a red ring")
+    (images / "2.png").rename(images / "new.png")
+    save_pictures(tmp_path / "held-out", 2)
+    weights = model / "vae" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(RunError) as caught:
+        execute(stopped, resume=True)
+    assert str(caught.value).splitlines() == [
+        f"{stopped.path}: cannot resume, because its inputs are not those it was begun with:",
+        "data.images: changed: 0.png, 1.txt",
+        "data.images: added: new.png",
+        "data.images: missing: 2.png",
+        "data.validation: added: 1.png",
+        "model: changed: vae/diffusion_pytorch_model.safetensors",
+        f"put them back as they were, or make a new run with --config {stopped.record_path}",
+    ]
+    assert stopped.checkpoint_steps() == [0]
+    for name in ("images", "model"):
+        shutil.rmtree(tmp_path / name)
+        shutil.copytree(tmp_path / f"kept-{name}", tmp_path / name)
+    (tmp_path / "held-out" / "1.png").unlink()
+    assert execute(stopped, resume=True) == "finished", "the advice works, and copies with other times are the same"
+
+
+def test_a_run_without_a_record_of_its_inputs_goes_on_with_a_warning(stopped: RunDir) -> None:
+    record = stopped.read()
+    found = record.pop("inputs")
+    assert set(found) == {"model", "data.images", "data.validation"}
+    stopped.record_path.write_text(json.dumps(record))
+    assert execute(stopped, resume=True) == "finished"
+    assert "WARNING the run has no record of its images and base model" in stopped.log_path.read_text()
+    assert stopped.read()["inputs"] == found, "from now on there is one"

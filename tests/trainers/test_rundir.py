@@ -15,7 +15,7 @@ import pytest
 
 from lrdiff.errors import RunError
 from trainers import rundir
-from trainers.rundir import SCHEMA, create, is_alive, open_run, process_identity
+from trainers.rundir import SCHEMA, RunDir, create, is_alive, open_run, process_identity
 
 
 def test_a_new_run_is_queued_and_complete(tmp_path: Path) -> None:
@@ -186,3 +186,78 @@ def test_git_state_names_the_commit() -> None:
     state = rundir.git_state()
     commit = state.removesuffix("+changes")
     assert state == "unknown" or (len(commit) == 40 and int(commit, 16) >= 0)
+
+
+def test_a_run_is_had_by_one_at_a_time_and_given_back(tmp_path: Path) -> None:
+    run = create(tmp_path / "a", "lora", {})
+    with run.locked():
+        for _ in range(2):
+            with pytest.raises(RunError, match=f"a: is being trained by process {os.getpid()}; stop that first"):
+                run.locked().__enter__()
+    with pytest.raises(KeyError), run.locked():
+        raise KeyError
+    with run.locked():
+        assert json.loads(run.lock_path.read_text()) == process_identity()
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from trainers.rundir import RunDir
+with RunDir(Path(sys.argv[1])).locked():
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path):
+    """Return a process that has the run `tmp_path / "a"`."""
+    run = create(tmp_path / "a", "lora", {})
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "locked\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_killed_process_gives_the_run_back(tmp_path: Path, holder: subprocess.Popen) -> None:
+    run = RunDir(tmp_path / "a")
+    with pytest.raises(RunError, match=f"trained by process {holder.pid};"):
+        run.locked().__enter__()
+    holder.kill()
+    holder.wait()
+    with run.locked():
+        assert json.loads(run.lock_path.read_text())["pid"] == os.getpid(), "the dead one's name is gone"
+
+
+@pytest.mark.parametrize("left", ["", "{", "[]", "{}", '{"pid": 4194303, "started": "1"}'])
+def test_the_name_is_waited_for_while_the_file_holds_none_or_a_dead_one(
+    tmp_path: Path, holder: subprocess.Popen, left: str
+) -> None:
+    run = RunDir(tmp_path / "a")
+    name = run.lock_path.read_text()
+    run.lock_path.write_text(left)
+    later = threading.Timer(0.2, lambda: run.lock_path.write_text(name))
+    later.start()
+    with pytest.raises(RunError, match=f"trained by process {holder.pid};"):
+        run.locked().__enter__()
+    later.join()
+
+
+def test_a_process_of_another_machine_is_said(
+    tmp_path: Path, holder: subprocess.Popen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rundir, "HOLDER_SECONDS", 0.05)
+    run = RunDir(tmp_path / "a")
+    run.lock_path.write_text('{"pid": 4194303, "started": "1"}')
+    with pytest.raises(RunError, match="trained by a process of another machine"):
+        run.locked().__enter__()
+
+
+def test_a_folder_that_cannot_be_locked_is_refused(tmp_path: Path) -> None:
+    run = create(tmp_path / "a", "lora", {})
+    run.lock_path.mkdir()
+    with pytest.raises(RunError, match="a: cannot be written"):
+        run.locked().__enter__()

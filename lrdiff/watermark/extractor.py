@@ -1,0 +1,233 @@
+"""The extractor: a fully convolutional network that reads bits from a picture of any size, and its file."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as encode
+from torch import Tensor, nn
+
+from lrdiff.errors import ModelError, ShapeError
+from lrdiff.files import write_bytes
+
+FORMAT = 1
+KEY = "lrdiff_extractor"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+BIAS_LIMIT, CORRELATION_LIMIT, IMAGES_LIMIT = 0.05, 0.15, 1000
+"""What the binomial test is trusted with: share of ones within 1/2 +- bias, correlation of any two bits, images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How a whitened extractor's bits behave on unmarked images, measured on other images than it was whitened with.
+
+    Attributes:
+        images: Kind of image -> number of images.
+        mean: Mean whitened logit of each bit.
+        ones: Share of ones of each bit.
+        bias: Largest distance of a share of ones from 1/2.
+        correlation: Largest absolute correlation of two bits.
+    """
+
+    images: dict[str, int]
+    mean: tuple[float, ...]
+    ones: tuple[float, ...]
+    bias: float
+    correlation: float
+
+    def unfair(self) -> str | None:
+        """Return why the binomial test must not be used, or None when it may."""
+        if sum(self.images.values()) < IMAGES_LIMIT:
+            return f"calibrated on {sum(self.images.values())} images, fewer than {IMAGES_LIMIT}"
+        if not self.bias <= BIAS_LIMIT:
+            return f"a bit is unfair: its share of ones is {self.bias:.3f} away from 1/2, more than {BIAS_LIMIT}"
+        if not self.correlation <= CORRELATION_LIMIT:
+            return f"two bits have correlation {self.correlation:.3f}, more than {CORRELATION_LIMIT}"
+        return None
+
+
+class Extractor(nn.Module):
+    """Blocks of Conv3x3, BatchNorm, GELU at full resolution, a global mean, a linear layer, then fixed whitening.
+
+    The class of network of HiDDeN and Stable Signature (arXiv 2303.15435): 291,456 parameters at 48 bits.
+
+    Differs from the paper: whitening divides the scatter by the number of images, so logits have unit variance times a
+    gain set on purpose; it is symmetric (W = C^-1/2), so every bit stays as near as possible to its trained meaning.
+
+    Attributes:
+        calibration: Measured behaviour on unmarked images, or None.
+        gain: Standard deviation of a whitened logit.
+    """
+
+    def __init__(self, bits: int = 48, width: int = 64, depth: int = 8) -> None:
+        """Build with random weights.
+
+        Args:
+            bits: Bits to read.
+            width: Channels.
+            depth: Blocks before the one that makes one channel of each bit.
+
+        Raises:
+            ShapeError: A number is below one.
+        """
+        super().__init__()
+        if min(bits, width, depth) < 1:
+            raise ShapeError(f"extractor of {bits} bits, width {width}, depth {depth}: each must be at least 1")
+        self.bits, self.width, self.depth = bits, width, depth
+        channels = [3, *[width] * depth, bits]
+        self.blocks = nn.Sequential(*(_block(into, out) for into, out in itertools.pairwise(channels)))
+        self.head = nn.Linear(bits, bits)
+        self.register_buffer("white", torch.eye(bits))
+        self.register_buffer("shift", torch.zeros(bits))
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self.whitened, self.gain = False, 1.0
+        self.calibration: Calibration | None = None
+
+    def raw(self, images: Tensor) -> Tensor:
+        """Return logits [B, bits] before whitening, of images [B, 3, H, W] in [-1, 1].
+
+        Raises:
+            ShapeError: The images have other axes.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+            raise ShapeError(f"an extractor reads images [B, 3, H, W], not {list(images.shape)}")
+        normal = ((images + 1) / 2 - self.get_buffer("mean")) / self.get_buffer("std")
+        return self.head(self.blocks(normal).mean((2, 3)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return whitened logits [B, bits]; a bit is 1 where its logit is above 0. See `raw`."""
+        return (self.raw(images) - self.get_buffer("shift")) @ self.get_buffer("white").T
+
+    @torch.no_grad()
+    def whiten(self, batches: Iterable[Tensor], gain: float = 1.0) -> None:
+        """Set the last layer so that logits of these unmarked images have mean 0, no correlation, variance gain^2.
+
+        Raises:
+            ShapeError: Fewer images than bits, or `gain` is not positive.
+            ModelError: Some combination of bits is constant on the images.
+        """
+        self.eval()
+        logits = torch.cat([self.raw(batch) for batch in batches]).double()
+        if len(logits) <= self.bits or not gain > 0:
+            raise ShapeError(f"{len(logits)} images and gain {gain}: give more images than {self.bits} and a gain > 0")
+        mean = logits.mean(0)
+        values, vectors = torch.linalg.eigh((logits - mean).T @ (logits - mean) / len(logits))
+        if not bool(values[0] > 1e-10 * values[-1]):
+            raise ModelError("the extractor's bits depend on each other on these images; use more and different images")
+        self.get_buffer("white").copy_(gain * (vectors * values.rsqrt()) @ vectors.T)
+        self.get_buffer("shift").copy_(mean)
+        self.whitened, self.gain, self.calibration = True, gain, None
+
+    @torch.no_grad()
+    def calibrate(self, kinds: Mapping[str, Iterable[Tensor]]) -> Calibration:
+        """Measure the bits on unmarked images of named kinds; the record is kept and travels in the file.
+
+        Raises:
+            ModelError: The extractor is not whitened.
+            ShapeError: There are fewer than two images.
+        """
+        if not self.whitened:
+            raise ModelError("the extractor is not whitened; whiten it before calibrating")
+        self.eval()
+        found = {kind: [self(batch).double() for batch in batches] for kind, batches in kinds.items()}
+        logits = torch.cat([batch for batches in found.values() for batch in batches] or [torch.empty(0, self.bits)])
+        if len(logits) < 2:
+            raise ShapeError("fewer than two images to calibrate on; give unmarked images")
+        bits = (logits > 0).double()
+        ones = bits.mean(0)
+        # A bit that never changes has no correlation with another; its bias already tells.
+        correlation = torch.corrcoef(bits.T).nan_to_num(0).reshape(self.bits, self.bits)
+        self.calibration = Calibration(
+            images={kind: sum(map(len, batches)) for kind, batches in found.items()},
+            mean=tuple(logits.mean(0).tolist()),
+            ones=tuple(ones.tolist()),
+            bias=float((ones - 0.5).abs().max()),
+            correlation=float(correlation.fill_diagonal_(0).abs().max()),
+        )
+        return self.calibration
+
+    def sha256(self) -> str:
+        """Return the content hash: of shape, weights, whitening and calibration."""
+        digest = hashlib.sha256(json.dumps(self._record(), sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: Path) -> str:
+        """Write one safetensors file, atomically, and return its content hash.
+
+        Raises:
+            ModelError: Not whitened, holds NaN or infinity, or the file cannot be written.
+        """
+        if not self.whitened:
+            raise ModelError(f"{path}: an extractor is saved only after whitening, since its bits are unfair before")
+        if not all(bool(tensor.isfinite().all()) for tensor in self.state_dict().values()):
+            raise ModelError(f"{path}: the extractor holds NaN or infinity and was not written; train it again")
+        header = {"format": FORMAT, "sha256": self.sha256(), **self._record()}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        try:
+            write_bytes(path, encode(tensors, {KEY: json.dumps(header, sort_keys=True)}))
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be written ({error}); choose another place") from error
+        return header["sha256"]
+
+    def _record(self) -> dict[str, Any]:
+        calibration = None if self.calibration is None else asdict(self.calibration)
+        shape = {"bits": self.bits, "width": self.width, "depth": self.depth}
+        return {**shape, "whitened": self.whitened, "gain": self.gain, "calibration": calibration}
+
+
+def load(path: Path) -> Extractor:
+    """Read an extractor, frozen and in eval mode.
+
+    Args:
+        path: The file, or a folder with `model.safetensors`.
+
+    Raises:
+        ModelError: Absent, damaged, another kind of file, not whitened, or of a newer format.
+    """
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise ModelError(f"{file}: no extractor here; none is shipped yet, so give the file of one")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file}: damaged or no safetensors file ({error}); copy or make it again") from error
+    if KEY not in metadata:
+        raise ModelError(f"{file}: another kind of safetensors file, not an lrdiff extractor; give an extractor")
+    try:
+        header = json.loads(metadata[KEY])
+        if header["format"] != FORMAT:
+            raise ModelError(f"{file}: format {header['format']}, this version reads {FORMAT}; update lrdiff")
+        if not header["whitened"]:
+            raise ModelError(f"{file}: the extractor is not whitened, so its bits are unfair; make it again")
+        extractor = Extractor(header["bits"], header["width"], header["depth"])
+        extractor.load_state_dict(tensors)
+        extractor.whitened, extractor.gain = True, float(header["gain"])
+        if header["calibration"] is not None:
+            record = {**header["calibration"]}
+            extractor.calibration = Calibration(
+                **{**record, "mean": tuple(record["mean"]), "ones": tuple(record["ones"])}
+            )
+        expected = header["sha256"]
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, ShapeError) as error:
+        raise ModelError(f"{file}: the extractor is damaged ({error}); copy or make it again") from error
+    if extractor.sha256() != expected:
+        raise ModelError(f"{file}: the extractor's content differs from its hash; copy or make it again")
+    return extractor.requires_grad_(False).eval()
+
+
+def _block(into: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(into, out, 3, padding=1), nn.BatchNorm2d(out, eps=1e-3), nn.GELU())
