@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lrdiff.assets import SUBJECTS
 from lrdiff.errors import DataError
 from lrdiff.files import write_bytes, write_json
 from lrdiff.generate import generate
@@ -26,13 +27,13 @@ from lrdiff.png import encode, writable
 from lrdiff.probe import load_probe
 from lrdiff.sheet import sheet
 from trainers.config import DataConfig, OptimConfig, RunConfig, WatchConfig
-from trainers.denoise.config import LoraSettings, TensorLoraSettings
+from trainers.denoise.adapters import LoraSettings
+from trainers.denoise.config import TensorLoraSettings
 from trainers.run import execute
 from trainers.rundir import create, default_path
 
 log = logging.getLogger(__name__)
 
-SUBJECTS = Path(__file__).resolve().parents[1] / "assets" / "subjects"
 SUBJECT = "horned-mug"
 CONTEXTS = ("in a studio", "on grass", "in snow", "on a wooden table")
 COUNT = 2

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lrdiff import __version__
+from lrdiff.assets import ASSETS
 
-ROOT = Path(__file__).resolve().parents[1]
-ASSETS = ROOT / "assets"
+ROOT = ASSETS.parent
 SHIPPED = ("toys",)
 """Models without which the commands' defaults do not work."""
 

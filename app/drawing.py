@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import logging
 import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app import text
 from app.jobs import Device
 from lrdiff.errors import Cancelled, LrdiffError
-from lrdiff.generate_config import GenerateConfig
+from lrdiff.generate_config import GenerateConfig, plan
+
+if TYPE_CHECKING:
+    from lrdiff.backbones import Backbone
+    from lrdiff.generate import Progress
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 0.25
 """Seconds between two looks whether the device is free."""
+GLIMPSES = 4
+"""How often an image under way is shown: each costs one pass of the decoder."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Status:
     """Where a generation is. Replaced as a whole, so a reader never sees half of a change.
 
@@ -30,6 +39,7 @@ class Status:
         saved: Files written so far.
         error: What went wrong, or "".
         is_over: Whether nothing more will come.
+        glimpse: The image under way as it is guessed at this step: a small PNG, or b"".
     """
 
     message: str
@@ -37,6 +47,7 @@ class Status:
     saved: tuple[Path, ...] = ()
     error: str = ""
     is_over: bool = False
+    glimpse: bytes = b""
 
 
 @dataclass(slots=True)
@@ -44,15 +55,17 @@ class Drawing:
     """A generation under way.
 
     Attributes:
-        config: What to make.
+        configs: What to make, one after the other, with one model.
         device: Taken for the time of the generation.
         wait: Whether to wait for the device; else both share it.
+        finish: Called with all files at the end; what it writes comes last.
         status: The newest state.
     """
 
-    config: GenerateConfig
+    configs: Sequence[GenerateConfig]
     device: Device
     wait: bool = True
+    finish: Callable[[Sequence[Path]], Path | None] | None = None
     status: Status = field(default_factory=lambda: Status(text.LOADING))
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -84,7 +97,7 @@ class Drawing:
             log.exception("generation failed")
             self._fail(text.FAILED_UNEXPECTEDLY.format(error=f"{type(error).__name__}: {error}"))
         else:
-            facts = {"count": text.plural(text.MADE, len(saved)), "folder": self.config.out}
+            facts = {"count": text.plural(text.MADE, len(saved)), "folder": self.configs[0].out}
             message = text.RESULT_FACTS.format(time=text.duration(time.monotonic() - begin), **facts)
             self.status = Status(message, 1.0, tuple(saved), is_over=True)
 
@@ -103,23 +116,52 @@ class Drawing:
                 raise Cancelled
 
     def _generate(self) -> list[Path]:
-        from lrdiff.generate import Progress, generate
+        from lrdiff import backbones
+        from lrdiff.generate import DTYPES, generate
+
+        self.status = Status(text.LOADING)
+        first = self.configs[0]
+        backbone = backbones.load(first.model, device=first.device, dtype=DTYPES[first.dtype])
+        saved: list[Path] = []
+        for config in self.configs:
+            saved += generate(config, self._reporter(backbone, tuple(saved)), backbone=backbone)
+        if self.finish is not None:
+            last = self.finish(saved)
+            saved += [last] if last is not None else []
+        return saved
+
+    def _reporter(self, backbone: Backbone, before: tuple[Path, ...]) -> Callable[[Progress], None]:
+        """Return what is called after every sampling step of one configuration, with the files of earlier ones."""
+        images = sum(len(plan(config)) for config in self.configs)
 
         def report(progress: Progress) -> None:
             if self._cancelled.is_set():
                 raise Cancelled
-            first, last = len(progress.saved) + 1, len(progress.saved) + len(progress.items)
-            form = text.DRAWING if last > first else text.DRAWING_ONE
-            done = len(progress.saved) + len(progress.items) * progress.step / progress.steps
-            message = form.format(
-                first=first, last=last, images=progress.images, step=progress.step, steps=progress.steps
-            )
+            saved = before + progress.saved
             if progress.x0 is None:
-                done, message = float(len(progress.saved)), self.status.message
-            self.status = Status(message, min(1.0, done / progress.images), progress.saved)
+                self.status = Status(self.status.message, min(1.0, len(saved) / images), saved)
+                return
+            first, last = len(saved) + 1, len(saved) + len(progress.items)
+            form = text.DRAWING if last > first else text.DRAWING_ONE
+            message = form.format(first=first, last=last, images=images, step=progress.step, steps=progress.steps)
+            done = len(saved) + len(progress.items) * progress.step / progress.steps
+            glimpse = _glimpse(backbone, progress) or (self.status.glimpse if saved == self.status.saved else b"")
+            self.status = Status(message, min(1.0, done / images), saved, glimpse=glimpse)
 
-        self.status = Status(text.LOADING)
-        return generate(self.config, report)
+        return report
+
+
+def _glimpse(backbone: Backbone, progress: Progress) -> bytes:
+    """Return the first image of a batch as it is guessed at a few of the steps, else b""."""
+    from lrdiff.images import to_image
+    from lrdiff.png import encode
+
+    every = max(1, progress.steps // (GLIMPSES + 1))
+    if progress.x0 is None or progress.step % every or progress.step == progress.steps:
+        return b""
+    image = to_image(backbone.decode(progress.x0[:1])[0].clamp(-1, 1))
+    image.thumbnail((256, 256))
+    return encode(image, {})
 
 
 def bar(status: Status) -> str:
@@ -128,9 +170,13 @@ def bar(status: Status) -> str:
         return f"<div class='problems' role='alert'><p>{text.NOT_GENERATED}</p>{html.escape(status.error)}</div>"
     if status.is_over:
         return f"<p class='facts-line' role='status'>{html.escape(status.message)}</p>"
+    seen = ""
+    if status.glimpse:
+        data = base64.b64encode(status.glimpse).decode()
+        seen = f"<img class='glimpse' src='data:image/png;base64,{data}' alt='{text.GLIMPSE}'>"
     return (
         f"<div class='run running'><div class='row'><span role='status'>{html.escape(status.message)}</span></div>"
         f"<div class='bar' role='progressbar' aria-valuenow='{100 * status.share:.0f}' aria-valuemin='0' "
         f"aria-valuemax='100' aria-label='{text.GENERATE}'><div style='width:{100 * status.share:.1f}%'></div></div>"
-        "</div>"
+        f"{seen}</div>"
     )

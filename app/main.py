@@ -9,6 +9,7 @@ import signal
 import socket
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +17,49 @@ import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from app import api, text, watch
+from app import api, estimate, text, text_auth, watch
+from app.accounts import Accounts
+from app.auth import Gate
 from app.form import FormError, Values
 from app.jobs import Queue
+from app.reports import report_route
 from app.site import Site
-from app.tabs.generate import GenerateTab, with_run
+from app.tabs.generate import GenerateTab
+from app.tabs.models import ModelsTab
 from app.tabs.runs import RunsTab
-from app.tabs.train import TrainTab
-from app.theme import CSS, theme
+from app.tabs.train import TrainTab, default_order
+from app.tabs.verify import VerifyTab
+from app.theme import CSS, HEAD, theme
+from app.told import told
 from lrdiff.errors import ConfigError
 from lrdiff.png import writable
 
 log = logging.getLogger(__name__)
 
-MAX_UPLOAD = "50mb"
+MAX_UPLOAD = 50 * 2**20
+MAX_REQUEST = MAX_UPLOAD + 2**20
+"""A file, and what is written around it."""
 CACHE_SECONDS = (3600, 24 * 3600)
 """How often copies in the page's cache are looked through, and the age at which they go. Originals stay."""
 
 
-def build(runs: Path = Path("runs"), outputs: Path = Path("outputs"), site: Site | None = None) -> gr.Blocks:
+def build(
+    runs: Path = Path("runs"), outputs: Path = Path("outputs"), site: Site | None = None, has_users: bool = False
+) -> gr.Blocks:
     """Make the page. Nothing is started and nothing is written.
 
     Args:
         runs: Folder of the run directories.
         outputs: Folder for generated images.
         site: The queue and folders to use instead.
+        has_users: Offer to log out.
     """
     site = site or Site(Queue(runs), outputs.resolve())
     with gr.Blocks(title=text.TITLE, analytics_enabled=False, delete_cache=CACHE_SECONDS) as page:
         # First, so that no listener of the page takes one of the names.
         api.publish(site)
-        gr.HTML(f"<header class='masthead'><h1>{text.TITLE}</h1><p>{text.TAGLINE}</p></header>", padding=False)
+        leave = f"<form method='post' action='/logout'><button>{text_auth.LOG_OUT}</button></form>" if has_users else ""
+        gr.HTML(f"<header class='masthead'><h1>{text.TITLE}</h1><p>{text.TAGLINE}</p>{leave}</header>", padding=False)
         with gr.Tabs(selected="train") as tabs:
             with gr.Tab(text.TAB_TRAIN, id="train"):
                 train = TrainTab(site)
@@ -54,7 +67,13 @@ def build(runs: Path = Path("runs"), outputs: Path = Path("outputs"), site: Site
                 runs_tab = RunsTab(site)
             with gr.Tab(text.TAB_GENERATE, id="generate") as generate_page:
                 generate = GenerateTab(site)
+            with gr.Tab(text.TAB_VERIFY, id="verify") as verify_page:
+                verify = VerifyTab(site)
+            with gr.Tab(text.TAB_MODELS, id="models") as models_page:
+                models = ModelsTab(site)
         _connect(page, tabs, generate_page, train, runs_tab, generate)
+        for tab, part in ((verify_page, verify), (models_page, models)):
+            tab.select(part.offer, None, part.offered, queue=False, api_visibility="private", show_progress="hidden")
     return page
 
 
@@ -63,7 +82,6 @@ def _connect(
 ) -> None:
     """Wire what crosses from one tab to another."""
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    adapter = generate.adapter
 
     def explain(values: Values) -> dict[Any, Any]:
         return train.explain(train.check(values))
@@ -73,40 +91,44 @@ def _connect(
             run = train.submit(values)
         except FormError as error:
             return train.explain(error.problems)
-        name = run.path.name
+        name = train.site.queue.name(run)
         gr.Info(text.QUEUED.format(name=name))
         choices = watch.choices(train.site.queue)
         return {runs.picker: gr.update(choices=choices, value=name), tabs: gr.Tabs(selected="runs")}
 
+    def repeat(name: str) -> dict[Any, Any]:
+        updates = train.with_run(train.site.queue.find(name))
+        gr.Info(text.REPEATED.format(name=name))
+        return {**updates, tabs: gr.Tabs(selected="train")}
+
     def use(name: str) -> dict[Any, Any]:
-        parts = [adapter, generate.form.components["prompt"], generate.form.components["model"]]
-        updates = with_run(generate, train.site.queue.find(name))
-        return {**dict(zip(parts, updates, strict=True)), tabs: gr.Tabs(selected="generate")}
+        return {**generate.with_run(train.site.queue.find(name)), tabs: gr.Tabs(selected="generate")}
 
     train.start.click(explain, train.inputs, [train.problems, train.advanced], queue=False, **private)
     train.start.click(
-        api.told(start),
+        told(start),
         train.inputs,
         [runs.picker, tabs, train.problems, train.advanced],
         validator=train.form.validator(train.check),
         **private,
     )
-    parts = [adapter, generate.form.components["prompt"], generate.form.components["model"], tabs]
-    runs.use.click(api.told(use), runs.picker, parts, queue=False, **private)
-    generate_page.select(generate.offer, adapter, adapter, queue=False, **private)
-    page.load(generate.offer, adapter, adapter, queue=False, **private)
-    page.load(runs.refresh, [runs.picker, runs.seen], runs.outputs, queue=False, **private)
+    runs.use.click(told(use), runs.picker, [*generate.used, tabs], queue=False, **private)
+    runs.repeat.click(told(repeat), runs.picker, [*train.inputs, tabs], queue=False, **private)
+    generate_page.select(generate.offer, generate.looked_at, generate.offered, queue=False, **private)
+    page.load(generate.offer, generate.looked_at, generate.offered, queue=False, **private)
+    page.load(train.foresee, train.inputs, [train.estimate, train.preset], queue=False, **private)
+    page.load(runs.refresh, runs.looked_at, runs.outputs, queue=False, **private)
 
 
-def launch(page: gr.Blocks, site: Site, host: str, port: int) -> str:
-    """Open the page on this machine and return its address; the caller closes it.
+def launch(page: gr.Blocks, site: Site, host: str, port: int, accounts: Accounts | None = None) -> str:
+    """Open the page and return its address; the caller closes it.
 
     Raises:
-        ConfigError: The address is not one of this machine alone, or the port is taken.
+        ConfigError: Others can reach the address and there are no accounts, or the port is taken.
         DataError: The folders of runs and images cannot be written.
     """
-    if not is_loopback(host):
-        raise ConfigError(text.NOT_LOOPBACK.format(host=host, port=port))
+    if accounts is None and not is_loopback(host):
+        raise ConfigError(text_auth.NO_AUTH.format(host=host, port=port))
     for folder in (site.queue.root, site.outputs):
         writable(folder)
     try:
@@ -128,32 +150,46 @@ def launch(page: gr.Blocks, site: Site, host: str, port: int) -> str:
             footer_links=["api", "settings"],
             theme=theme(),
             css=CSS,
-            app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=_names(host))]},
+            head=HEAD,
+            app_kwargs={
+                "middleware": [
+                    Middleware(TrustedHostMiddleware, allowed_hosts=_names(host)),
+                    Middleware(Gate, accounts=accounts, max_body=MAX_REQUEST),
+                ],
+                "routes": [report_route(site.queue)],
+            },
         )
     except OSError as error:
         raise ConfigError(text.PORT_TAKEN.format(port=port)) from error
     return url
 
 
-def serve(host: str = "127.0.0.1", port: int = 7860) -> None:
+def serve(
+    host: str = "127.0.0.1", port: int = 7860, accounts: Accounts | None = None, devices: Sequence[str] = ()
+) -> None:
     """Show the page until Ctrl-C, and carry out queued runs. Runs that are under way outlive it.
 
     Args:
-        host: A loopback address.
+        host: Address to listen on; one that others can reach needs accounts.
         port: Port to listen on; 0 takes a free one.
+        accounts: Who may come in; None lets everybody in who reaches the address.
+        devices: As `Queue` takes them.
 
     Raises:
-        ConfigError: As `launch` does.
+        ConfigError: As `launch` does, or a name is no device's.
     """
     # One line for every request that gradio makes to itself is of use to nobody.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    site = Site(Queue(Path("runs")), Path("outputs").resolve())
+    here = Path().resolve()
+    queue = Queue(Path("runs"), devices=devices)
+    site = Site(queue, here / "outputs", adapters=here / "adapters", decoders=here / "decoders")
     with tempfile.TemporaryDirectory(prefix="lrdiff-page-") as cache:
         # Uploads lie here, readable for nobody else, until the page is closed; runs have their own copies.
         os.environ["GRADIO_TEMP_DIR"] = cache
-        page = build(site=site)
-        url = launch(page, site, host, port)
+        page = build(site=site, has_users=accounts is not None)
+        url = launch(page, site, host, port, accounts)
         site.queue.start()
+        threading.Thread(target=_measure_once, args=(site,), name="lrdiff-measure", daemon=True).start()
         log.info("%s", text.LISTENING.format(url=url))
         try:
             _sleep_until_asked()
@@ -163,13 +199,21 @@ def serve(host: str = "127.0.0.1", port: int = 7860) -> None:
             page.close(verbose=False)
 
 
+def _measure_once(site: Site) -> None:
+    """Find out how long the first visitor's run takes here, so that the page does not guess."""
+    order = default_order(site)
+    if order is not None:
+        estimate.measure_once(site.queue, *order)
+
+
 def _names(host: str) -> list[str]:
     """Return the names by which a browser may call this page.
 
     A page of another site can point a name of its own at this machine and then read what it is answered, as far as the
     browser knows from its own site; only the name gives it away. The bracket is how an IPv6 address begins.
     """
-    return ["127.0.0.1", "localhost", "[", host]
+    # On an address of others the log-in does this: its cookie belongs to the name that was logged in under.
+    return ["127.0.0.1", "localhost", "[", host] if is_loopback(host) else ["*"]
 
 
 def _sleep_until_asked() -> None:

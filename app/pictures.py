@@ -14,7 +14,7 @@ from pathlib import Path
 from app import text
 from lrdiff.errors import DataError
 from lrdiff.images import EXTENSIONS, read_image
-from trainers.data import read_caption
+from trainers.data import TO_CONVERT, read_caption
 
 MAX_FILES = 1000
 THUMBNAIL = 192
@@ -102,6 +102,8 @@ def _check(path: Path, caption: Path | None, stamp: int) -> Picture:
     """Read one file; the same file is not decoded again for every look at the form."""
     if not path.is_file():
         return Picture(path, problem=text.UPLOAD_GONE)
+    if path.suffix.lower() in TO_CONVERT:
+        return Picture(path, problem=text.FROM_PHONE)
     if path.suffix.lower() not in EXTENSIONS:
         return Picture(path, problem=text.WRONG_TYPE.format(types=", ".join(sorted(EXTENSIONS))))
     try:

@@ -12,7 +12,18 @@ PAPER, INK = "#faf9f7", "#1d1b18"
 NIGHT, CHALK = "#161513", "#eceae6"
 ACCENT, ACCENT_DARK = "#0f6b63", "#5fc7bb"
 
-SERIES_COLORS = ("#0f8a7f", "#c2741a", "#7a5fd0")
+SERIES_COLORS: tuple[str, ...] = ("#0f8a7f", "#c2741a", "#7a5fd0")
+COMPARED_COLORS: tuple[str, ...] = (
+    "#0f8a7f",
+    "#c2741a",
+    "#7a5fd0",
+    "#c8447c",
+    "#3b7dd8",
+    "#7c8a1f",
+    "#a05a2c",
+    "#6f7680",
+)
+"""Eight that differ in lightness as well as hue, for both backgrounds."""
 
 
 def theme() -> gr.themes.Base:
@@ -95,10 +106,16 @@ CSS = """
 .masthead h1::before {content: ""; display: inline-block; width: .62em; height: .62em; margin-right: .4em;
   border-radius: .16em; background: linear-gradient(135deg, #0f6b63 50%, #d98a2b 50%)}
 .masthead p {margin: 0; color: var(--body-text-color-subdued)}
+.masthead form {margin: 0 0 0 auto}
+.masthead button {font: inherit; padding: 6px 12px; border: 1px solid var(--border-color-primary); border-radius: 8px;
+  background: none; color: inherit; cursor: pointer}
 
 .section h2 {font-size: 1.05rem; font-weight: 650; margin: 6px 0 0}
 .section p {color: var(--body-text-color-subdued); margin: 2px 0 0; font-size: .92rem}
 
+.lead {margin: 4px 2px 0; font-size: .95rem; color: var(--body-text-color)}
+.note.good {color: #1d5a24; font-weight: 600}
+.dark .note.good {color: #a9dfae}
 .count {font-size: .92rem; font-weight: 600; margin: 2px 0 8px}
 .note {font-size: .9rem; color: var(--body-text-color-subdued); margin: 8px 0 0}
 .note.warn {color: #8a5408}
@@ -152,16 +169,53 @@ CSS = """
 #chart {padding-bottom: 14px}
 .run {overflow-wrap: anywhere}
 .gradio-container input[role="listbox"] {text-overflow: ellipsis; padding-right: 28px}
-#previews .grid-container {grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)) !important}
+.actions button, .actions a {flex: 0 1 auto !important}
+.strip {display: flex; gap: 10px; overflow-x: auto; padding: 4px 2px 12px; scrollbar-width: thin}
+.strip figure {margin: 0; flex: none; display: flex; flex-direction: column; gap: 6px}
+.strip figcaption {font-size: .8rem; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums}
+.strip img {width: 136px; height: 136px; object-fit: cover; border-radius: 10px; margin: 0; display: block;
+  border: 1px solid var(--block-border-color)}
+.adapter {display: flex; flex-wrap: wrap; gap: 12px; padding: 10px 14px; align-items: center; font-size: .88rem;
+  border-top: 1px solid var(--block-border-color)}
+.adapter .seen {display: flex; gap: 6px}
+.adapter img, .glimpse {width: 72px; height: 72px; object-fit: cover; border-radius: 8px; margin: 0}
+.adapter div:last-child {display: flex; flex-direction: column; min-width: 0; overflow-wrap: anywhere}
+.adapter span {color: var(--body-text-color-subdued)}
+.glimpse {width: 192px; height: 192px; margin-top: 12px; border-radius: 10px; display: block}
+.run.warned .badge {background: #fbeac8; color: #7a4a05}
+.dark .run.warned .badge {background: #46320c; color: #f0cd8c}
+.verdict .badge {font-size: 1rem; padding: 5px 16px}
+.verdict p {margin: 8px 0 0}
+.verdict details {margin-top: 12px}
+.verdict summary {cursor: pointer; font-weight: 600; font-size: .92rem}
+.bits {display: grid; grid-template-columns: repeat(24, 1fr); gap: 3px; margin: 14px 0 4px}
+.bits i {height: 20px; border-radius: 4px; border: 1px solid #0f6b63; background: transparent}
+.bits i.yes {background: #0f6b63}
+.dark .bits i {border-color: #5fc7bb}
+.dark .bits i.yes {background: #5fc7bb}
+.scroll {overflow-x: auto}
+table.plain {border-collapse: collapse; font-size: .88rem; width: 100%; margin: 8px 0 0; border: 0}
+.gradio-container table.plain :is(th, td) {text-align: left; padding: 7px 16px 7px 0; vertical-align: top; border: 0;
+  border-bottom: 1px solid var(--block-border-color); font-variant-numeric: tabular-nums}
+.gradio-container table.plain tr {border: 0}
+table.plain th {font-weight: 600; color: var(--body-text-color-subdued)}
 #results .grid-container {grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)) !important}
+.waiting {border: 1px dashed var(--block-border-color); border-radius: 12px; background: none}
 .empty {text-align: center; padding: 48px 16px; color: var(--body-text-color-subdued)}
 .log textarea {font: .78rem/1.5 var(--font-mono) !important}
 .facts-line {color: var(--body-text-color-subdued); font-size: .92rem}
-
-@media (max-width: 640px) {
-  .gradio-container .main {padding: 8px 10px !important}
-  .masthead {padding-top: 14px; gap: 2px 10px}
-  .run .time {margin-left: 0; width: 100%}
-}
-@media (prefers-reduced-motion: reduce) {.run .bar div {transition: none}}
 """
+
+HEAD = """<style>
+@media (min-width: 1900px) {.gradio-container {max-width: 1720px !important; font-size: 17px}}
+@media (max-width: 640px) {
+  .gradio-container .main.app {padding: 8px 12px !important}
+  .gradio-container .tab-container button {padding: 0 8px !important}
+  .gradio-container .actions :is(button, a) {flex: 1 1 45% !important; min-width: 130px !important}
+  .gradio-container .masthead {padding-top: 14px; gap: 2px 10px}
+  .gradio-container .run .time {margin-left: 0; width: 100%}
+}
+@media (prefers-reduced-motion: reduce) {.run .bar div {transition: none !important}}
+</style>"""
+"""What depends on the screen. It goes into the page's head: gradio's own styles take media queries for the parts of the
+page only, not for the page."""

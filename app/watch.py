@@ -13,9 +13,12 @@ from typing import Any
 import pandas as pd
 
 from app import text
-from app.jobs import Queue, broken_promise, console, tail
+from app.jobs import Queue
+from app.outcome import last_words, log_tail, usable_artifact
 from lrdiff.errors import RunError
 from trainers.rundir import RunDir
+
+__all__ = ["Snapshot", "log_tail", "look", "usable_artifact"]
 
 LOG_LINES = 40
 MAX_POINTS = 1500
@@ -57,15 +60,18 @@ class Snapshot:
         """Whether there is an adapter that was written, read back and still is the same file."""
         return self.state in ("finished", "stopped") and usable_artifact(self.run, self.record)
 
+    @property
+    def can_resume(self) -> bool:
+        """Whether it can go on from a checkpoint, or begin where it never began."""
+        has_start = bool(self.run.checkpoint_steps()) or not self.record.get("started")
+        return self.state in ("stopped", "interrupted", "failed") and has_start
+
 
 def look(queue: Queue, name: str) -> Snapshot:
     """Read a run from disk. Raises `RunError` when there is none."""
     run = queue.find(name)
-    record = run.read()
+    record = queue.present(run, run.read())
     state, outcome = record["state"], record.get("outcome") or ""
-    problem = broken_promise(run, record)
-    if problem:
-        state, outcome = "failed", problem
     metrics: Sequence[Mapping[str, Any]] = ()
     try:
         metrics = run.metrics()
@@ -74,28 +80,29 @@ def look(queue: Queue, name: str) -> Snapshot:
         outcome = str(error)
         state = "failed" if state == "finished" else state
     steps = [line for line in metrics if "seconds_per_step" in line]
-    total = int(record["config"]["optim"]["steps"])
+    total = total_steps(record)
     step = max([int(record.get("step") or 0), *(int(line["step"]) for line in steps[-1:])])
     speed = float(steps[-1]["seconds_per_step"]) if steps else None
     left = None
     if state == "running" and speed is not None:
-        left = max(0.0, (total - step) * speed - (time.time() - steps[-1]["time"]))
+        left = max(0.0, (total - step) * speed - (time.time() - steps[-1].get("time", time.time())))
     ahead = _ahead(queue, name) if state == "queued" else 0
     stopping = state in ("queued", "running") and run.stop_path.exists()
     return Snapshot(run, record, state, outcome, step, total, speed, left, metrics, ahead, stopping)
 
 
+def total_steps(record: Mapping[str, Any]) -> int:
+    """Return the steps that a run is to make; 0 for a record of another program that has no such setting."""
+    optim = record["config"].get("optim")
+    steps = optim.get("steps") if isinstance(optim, dict) else None
+    return steps if isinstance(steps, int) else 0
+
+
 def _ahead(queue: Queue, name: str) -> int:
     """Count the runs that compute or wait before a waiting one."""
-    older = [(run.path.name, record["state"]) for run, record in reversed(queue.runs())]
-    waiting = [other for other, state in older if state == "queued"]
-    running = sum(state == "running" for _, state in older)
+    waiting = [queue.name(run) for run in queue.waiting()]
+    running = sum(record["state"] == "running" for _, record in queue.runs())
     return running + (waiting.index(name) if name in waiting else 0)
-
-
-def usable_artifact(run: RunDir, record: Mapping[str, Any]) -> bool:
-    """Tell whether an ended run left an adapter that was written, read back and still is the same file."""
-    return bool(record.get("artifact")) and not broken_promise(run, dict(record) | {"state": "finished"})
 
 
 def chart(metrics: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -123,28 +130,23 @@ def previews(run: RunDir) -> list[tuple[str, str]]:
     ]
 
 
-def log_tail(run: RunDir, lines: int = 400) -> str:
-    """Return the end of the run's log, or of what its process printed where it never came to a log."""
-    return tail(run.log_path, lines) or tail(console(run), lines)
-
-
 def choices(queue: Queue) -> list[tuple[str, str]]:
     """Return (label, name) of every run, newest first."""
     return [
-        (f"{run.path.name} · {text.STATES[record['state']].lower()}", run.path.name) for run, record in queue.runs()
+        (f"{queue.name(run)} · {text.STATES[record['state']].lower()}", queue.name(run)) for run, record in queue.runs()
     ]
 
 
 def newest(queue: Queue) -> str | None:
     """Return the run a visitor most likely wants to see: the one that computes, else the newest."""
     runs = queue.runs()
-    running = [run.path.name for run, record in runs if record["state"] == "running"]
-    return (running or [run.path.name for run, _ in runs] or [None])[0]
+    running = [queue.name(run) for run, record in runs if record["state"] == "running"]
+    return (running or [queue.name(run) for run, _ in runs] or [None])[0]
 
 
 def card(view: Snapshot) -> str:
     """Return the head of a run as HTML: state, progress bar, times, facts, and what went wrong."""
-    share = 100.0 if view.state == "finished" else 100.0 * min(1.0, view.step / view.total)
+    share = 100.0 if view.state == "finished" else 100.0 * min(1.0, view.step / max(view.total, 1))
     parts = [
         f"<div class='run {view.state}'>",
         f"<div class='row'><span class='badge' role='status'>{text.STATES[view.state]}</span>"
@@ -188,7 +190,7 @@ def _troubles(view: Snapshot) -> list[str]:
     if code is not None:
         parts.append(f"<p class='note'>{text.EXIT_CODE.format(code=code)}</p>")
     if view.state in ("failed", "interrupted"):
-        lines = tail(console(view.run), LOG_LINES) or log_tail(view.run, LOG_LINES)
+        lines = last_words(view.run, LOG_LINES)
         if lines:
             parts.append(f"<p class='note'>{text.LAST_LINES}</p><pre tabindex='0'>{html.escape(lines)}</pre>")
     return parts
@@ -208,7 +210,7 @@ def _facts(view: Snapshot) -> str:
 def adapters(queue: Queue, installed: Path) -> list[tuple[str, str]]:
     """Return (label, path) of every adapter that can be applied: of ended runs, newest first, then installed ones."""
     found = [
-        (run.path.name, str(run.path))
+        (queue.name(run), str(run.path))
         for run, record in queue.runs()
         if record["state"] in ("finished", "stopped") and usable_artifact(run, record)
     ]

@@ -74,6 +74,11 @@ def adapted(backbone: Backbone, adapters: Sequence[Adapter], largest_scale: floa
     """
     for adapter in adapters:
         header = adapter.artifact.header
+        if header.component != backbone.component:
+            raise ArtifactError(
+                f"{adapter.file}: a {header.method} adapter goes into the {header.component}, not into the "
+                f"{backbone.component}; merge a mark with lrdiff watermark fuse and give the result as decoder"
+            )
         if header.base_fingerprint != backbone.fingerprint:
             raise ArtifactError(
                 f"{adapter.file}: made for base model {header.base_model!r} (fingerprint "

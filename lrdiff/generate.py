@@ -15,6 +15,7 @@ from lrdiff import backbones, metadata, png
 from lrdiff.adapters import Adapter, adapted, read_adapter
 from lrdiff.artifact import versions
 from lrdiff.backbones import Backbone
+from lrdiff.decoders import Decoder, decoding, read_decoder
 from lrdiff.errors import ConfigError, NonFiniteError
 from lrdiff.generate_config import GenerateConfig, Item, plan, single
 from lrdiff.images import to_image
@@ -72,18 +73,20 @@ def generate(
     Raises:
         DataError: The folder cannot be written to.
         ModelError: The base model cannot be used.
-        ArtifactError: An adapter cannot be read, belongs to another base model, or changes nothing.
+        ArtifactError: An adapter or the decoder cannot be read, belongs to another base model, or changes nothing.
         ConfigError: Size, steps or sampler do not fit the model.
         NonFiniteError: An image came out as NaN or infinity.
     """
     folder = png.writable(config.out)
     adapters = [read_adapter(spec) for spec in config.adapters]
+    decoder = read_decoder(config.decoder) if config.decoder is not None else None
     backbone = _checked(backbone, config) if backbone is not None else _load(config)
     width, height = image_size(backbone, config.width, config.height)
     items = plan(config)
     saved: list[Path] = []
     pictures: dict[Item, Image.Image] = {}
-    with adapted(backbone, adapters, largest_scale=max(map(abs, config.scale))) as names:
+    scale = max(map(abs, config.scale))
+    with decoding(backbone, decoder), adapted(backbone, adapters, largest_scale=scale) as names:
         for batch in _batches(items, config.batch_size):
             if names:
                 scaled = [adapter.weight * batch[0].scale for adapter in adapters]
@@ -103,7 +106,7 @@ def generate(
             )
             for item, image in zip(batch, images, strict=True):
                 picture = to_image(image)
-                texts = metadata.texts(_record(config, item, backbone, adapters, (width, height)))
+                texts = metadata.texts(_record(config, item, backbone, adapters, decoder, (width, height)))
                 saved.append(png.write_new(folder, f"seed{item.seed}", png.encode(picture, texts)))
                 if config.grid:
                     pictures[item] = picture
@@ -241,7 +244,12 @@ def _relay(
 
 
 def _record(
-    config: GenerateConfig, item: Item, backbone: Backbone, adapters: Sequence[Adapter], size: tuple[int, int]
+    config: GenerateConfig,
+    item: Item,
+    backbone: Backbone,
+    adapters: Sequence[Adapter],
+    decoder: Decoder | None,
+    size: tuple[int, int],
 ) -> Mapping[str, Any]:
     """Gather everything that made one image. No time and no output folder: the same image has the same record."""
     texts = {item.prompt, config.negative_prompt}
@@ -267,6 +275,8 @@ def _record(
             }
             for adapter in adapters
         ],
+        # By its hash, not by the key: a picture is public.
+        "decoder": {"fingerprint": decoder.header.fingerprint} if decoder is not None else None,
         "device": backbone.device.type,
         "dtype": config.dtype,
         "versions": versions(),

@@ -69,6 +69,9 @@ class GenerateConfig(BaseModel):
     adapter: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
     """Adapters to apply together, each FILE:WEIGHT or RUN_DIRECTORY:WEIGHT; without :WEIGHT the weight is 1."""
 
+    decoder: Path | None = None
+    """Marked decoder to use instead of the base model's: a folder that lrdiff watermark fuse wrote."""
+
     scale: Annotated[tuple[float, ...], Len(min_length=1)] = (1.0,)
     """Factors on every adapter's weight; several make the images once per factor, for comparison."""
 

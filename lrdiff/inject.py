@@ -235,7 +235,9 @@ def _check_weight(name: str, weight: float) -> None:
 def _scale(model: nn.Module, name: str, weight: float) -> None:
     """Set the strength of an adapter on all its layers."""
     for path, layer in tuner_layers(model, name):
-        set_scale = getattr(layer, "set_scale", None)
+        # peft's rotations have the method but nothing that it could set; with DoRA, strength 0 is not the base model.
+        scalable = hasattr(layer, "scaling") and not getattr(layer, "use_dora", {}).get(name)
+        set_scale = getattr(layer, "set_scale", None) if scalable else None
         if set_scale is not None:
             set_scale(name, weight)
         elif weight != 1.0:

@@ -27,7 +27,8 @@ def texts(record: Mapping[str, Any]) -> dict[str, str]:
 
     Args:
         record: As `lrdiff.generate` builds it: config, prompt, negative_prompt, seed, steps, sampler, guidance, width,
-            height, model {name, fingerprint}, adapters [{name, method, sha256, weight}], truncated, versions.
+            height, model {name, fingerprint}, adapters [{name, method, sha256, weight}], decoder {fingerprint} or None,
+            truncated, versions.
     """
     return {"parameters": plain_text(record), "lrdiff": to_json({"kind": "image", **record})}
 
@@ -50,6 +51,8 @@ def plain_text(record: Mapping[str, Any]) -> str:
     }
     if record["adapters"]:
         settings["Adapters"] = ", ".join(f"{item['name']}:{item['weight']:g}" for item in record["adapters"])
+    if record.get("decoder"):
+        settings["VAE hash"] = record["decoder"]["fingerprint"][:10]
     settings["Version"] = f"lrdiff {record['versions']['lrdiff']}"
     lines = [record["prompt"]]
     if record["negative_prompt"]:

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lrdiff.assets import MODELS
 from lrdiff.errors import ModelError, ShapeError
 
-ROOT = Path(__file__).resolve().parents[1] / "assets" / "models"
 SIDE = 64
 """Pictures are read at this side, in pixels. At 128 a network of this depth sees too little of an object at once: at
 half the side it learned to tell shapes from a fraction of the pictures."""
@@ -94,7 +94,7 @@ class Stage(nn.Module):
         return torch.relu(x + self.pair(x))
 
 
-def load_probe(name: str, root: Path = ROOT) -> Probe:
+def load_probe(name: str, root: Path = MODELS) -> Probe:
     """Load a shipped probe, frozen and in eval mode.
 
     Args:

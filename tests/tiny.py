@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from lrdiff import backbones
+from lrdiff.watermark.extractor import Extractor
 
 WORDS = ("a", "an", "the", "of", "photo", "red", "blue", "green", "cube", "ball", "ring", "sks", "on", "sand", "grass")
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,.-"
@@ -96,3 +101,58 @@ def build_tokenizer() -> CLIPTokenizer:
                 tokens.append(pieces[0])
     vocab = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
+
+
+def build_tiny_mark(path: Path, seed: int = 0, model: Path | None = None) -> Path:
+    """Write what a watermark needs beside a model: a whitened extractor of 8 bits, a key, prompts.
+
+    Args:
+        path: Folder to write: extractor.safetensors, key.txt, prompts.txt.
+        seed: Of all three.
+        model: Whiten and calibrate the extractor on what this model's decoder makes, so that its bits are fair there.
+            A mark is then learned within a few dozen steps.
+
+    Returns:
+        `path`.
+    """
+    path.mkdir(parents=True)
+    torch.manual_seed(seed)
+    extractor = Extractor(bits=8, width=16, depth=2).train()
+    rng = torch.Generator().manual_seed(seed)
+    batches = [_smooth_pictures(64, rng) if model is None else _decoded(model, 64, rng) for _ in range(10)]
+    with torch.no_grad():
+        for batch in batches:  # running statistics of the normalisation
+            extractor.raw(batch)
+    extractor.whiten(batches[:5])
+    extractor.calibrate({"random": batches[5:]})
+    extractor.save(path / "extractor.safetensors")
+    (path / "key.txt").write_text(("01001011", "01011011")[seed] + "\n")
+    (path / "prompts.txt").write_text(("a red cube\na blue ball\n", "a green ring on sand\n")[seed])
+    return path
+
+
+def mark_settings(path: Path) -> dict[str, Any]:
+    """Return the shortest settings of a watermark from `build_tiny_mark`."""
+    return {
+        "bits_file": str(path / "key.txt"),
+        "extractor": str(path / "extractor.safetensors"),
+        "generated": 4,
+        "held_out": 2,
+        "sampling_steps": 2,
+    }
+
+
+def _decoded(model: Path, count: int, rng: torch.Generator) -> torch.Tensor:
+    """Return what a model's decoder makes of random latents."""
+    backbone = backbones.load(model)
+    with torch.no_grad():
+        return backbone.decode(torch.randn(count, *backbone.latent_shape, generator=rng))
+
+
+def _smooth_pictures(count: int, rng: torch.Generator, side: int = 32) -> torch.Tensor:
+    """Return random pictures in [-1, 1] with structure at several scales."""
+    parts = [
+        functional.interpolate(torch.randn(count, 3, cells, cells, generator=rng), (side, side), mode="bilinear")
+        for cells in (1, 4, side)
+    ]
+    return torch.tanh(0.4 * sum(parts, torch.zeros(1)))

@@ -6,10 +6,18 @@ Nothing here imports torch, so that `--help` and the web form answer at once.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from annotated_types import Ge, Le, Len
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 SCHEMA = 1
 
@@ -24,10 +32,11 @@ class DataConfig(Settings):
     """The images a run learns from."""
 
     images: Path = Path()
-    """Folder of training images. A text file with the same name beside an image is its caption."""
+    """Folder of training images, or a text file with one path per line. A text file with the same name beside an image
+    is its caption, or its line in metadata.jsonl."""
 
     prompt: Annotated[str, Len(min_length=1)] = "a photo of sks"
-    """Caption of every image without a text file. Its rare word (here "sks") becomes the subject's name."""
+    """Caption of every image without one of its own. Its rare word (here "sks") becomes the subject's name."""
 
     validation: Path | None = None
     """Folder of images that are never trained on; their loss is reported as validation loss."""
@@ -44,6 +53,9 @@ class OptimConfig(Settings):
 
     steps: PositiveInt = 300
     """Optimizer steps in all, counted from the very start, also after a resume."""
+
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    """AdamW, fused on a GPU; or with moments in 8 bits, which needs a GPU and the package bitsandbytes."""
 
     lr: PositiveFloat = 2e-3
     """Peak learning rate of AdamW."""
@@ -76,8 +88,9 @@ class PrecisionConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU when there is one; what was taken is written into run.json."""
 
-    dtype: Literal["fp32", "bf16"] = "fp32"
-    """Number format of the frozen base model and of the arithmetic; adapter weights stay fp32."""
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Number format of the frozen base model and of the arithmetic; adapter weights stay fp32. fp16 is for GPUs without
+    bf16: its range is narrow, and a run that leaves it stops."""
 
 
 class WatchConfig(Settings):
@@ -106,6 +119,13 @@ class WatchConfig(Settings):
 
     preview_count: PositiveInt = 2
     """Preview images per prompt."""
+
+    @model_validator(mode="after")
+    def _every_setting_acts(self) -> Self:
+        """Refuse prompts of previews that are switched off."""
+        if self.preview_prompts and not self.preview_every:
+            raise ValueError("preview_every=0 leaves preview_prompts without effect; leave out one or the other")
+        return self
 
 
 M = TypeVar("M", bound=Settings)
@@ -136,6 +156,19 @@ class RunConfig(Settings, Generic[M]):
 
     seed: NonNegativeInt = 0
     """Every random number of the run follows from it."""
+
+    @property
+    def has_images(self) -> bool:
+        """Whether a folder of images was given."""
+        return self.data.images != Path()
+
+    def files(self) -> dict[str, Path]:
+        """Return further files that decide the run, by the setting that names them."""
+        return {}
+
+    def settled(self) -> Self:
+        """Return the settings with what is decided once, before a run is written down, such as a drawn key."""
+        return self
 
 
 def describe_errors(error: Any, where: str = "config") -> str:

@@ -20,7 +20,11 @@ from trainers.config import PrecisionConfig
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 """What a launcher tells each of the processes that it starts together."""
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LOSS_SCALE = 4096.0
+"""Factor on an fp16 loss, taken off the gradients again: without it, those of activations vanish below 6e-8. It is a
+constant, so that a resumed run computes what an unbroken one does; gradients that overflow stop the run like any other.
+"""
 
 
 def launched_rank() -> int:
@@ -47,6 +51,7 @@ class Engine:
         # accelerate keeps its first choice for the whole process; a later run in it may need another one.
         AcceleratorState._reset_state(reset_partial_state=True)
         self._accelerator = Accelerator(cpu=use_cpu, mixed_precision="bf16" if precision.dtype == "bf16" else "no")
+        self._scale = LOSS_SCALE if self.dtype == torch.float16 else 1.0
         self.device: torch.device = self._accelerator.device
         self.processes: int = self._accelerator.num_processes
         self.rank: int = self._accelerator.process_index
@@ -65,16 +70,25 @@ class Engine:
         """Return the context for one micro-batch: gradients are exchanged between processes only on the last."""
         return nullcontext() if last else self._accelerator.no_sync(module)
 
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of a forward pass. accelerate makes its own for bf16; for fp16 it would skip steps."""
+        half = self.dtype == torch.float16
+        return torch.autocast(self.device.type, dtype=torch.float16) if half else nullcontext()
+
     def backward(self, loss: Tensor) -> None:
-        """Accumulate gradients."""
-        self._accelerator.backward(loss)
+        """Accumulate gradients, `clip` takes the loss' scale off them again."""
+        self._accelerator.backward(loss * self._scale if self._scale != 1.0 else loss)
 
     def clip(self, params: Sequence[nn.Parameter], max_norm: float) -> Tensor:
         """Scale gradients down to a global norm of `max_norm` and return the norm they had.
 
         Gradients of a non-finite norm are left as they are, so that the caller can tell which of them are bad.
         """
-        norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+        grads = [p.grad for p in params if p.grad is not None]
+        if self._scale != 1.0:
+            for grad in grads:
+                grad.div_(self._scale)
+        norm = torch.nn.utils.get_total_norm(grads)
         if bool(torch.isfinite(norm)):
             torch.nn.utils.clip_grads_with_norm_(params, max_norm, norm)
         return norm

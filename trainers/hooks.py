@@ -25,14 +25,15 @@ def every(interval: int, act: Hook, *, last: int = 0, first: bool = False) -> Ho
     Args:
         interval: Steps between actions.
         act: What to do.
-        last: Also act at this step, whatever the interval.
+        last: Also act at this step, and at the one that reaches the method's goal, whatever the interval.
         first: Also act before the first step.
     """
 
     def hook(state: State) -> None:
         # No step was made yet in this call: what was due at a resumed step was done before it was interrupted.
         starting = not state.metrics
-        due = (first and state.step == 0) if starting else (state.step % interval == 0 or state.step == last)
+        ending = state.step == last or bool(state.method.done())
+        due = (first and state.step == 0) if starting else (state.step % interval == 0 or ending)
         if due:
             act(state)
 

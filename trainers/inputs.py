@@ -9,7 +9,7 @@ from typing import Any
 from lrdiff import backbones
 from lrdiff.artifact import sha256
 from lrdiff.backbones.base import fingerprint, read_json, weight_files
-from lrdiff.errors import RunError
+from lrdiff.errors import DataError, RunError
 from trainers import data
 from trainers.config import RunConfig
 from trainers.rundir import RunDir
@@ -40,15 +40,26 @@ def check(run: RunDir, config: RunConfig[Any], resume: bool) -> None:
 
 def of(config: RunConfig[Any]) -> dict[str, dict[str, Any]]:
     """Return the fingerprints of all files that decide a run, by the setting that names their folder."""
-    found = {"model": _model_files(backbones.find(config.model))}
-    if config.needs_images:
+    found = {"model": model_files(backbones.find(config.model))}
+    if config.needs_images or config.has_images:
         found["data.images"] = data.fingerprint(config.data.images)
-        if config.data.validation is not None:
-            found["data.validation"] = data.fingerprint(config.data.validation, "data.validation")
+    if config.data.validation is not None:
+        found["data.validation"] = data.fingerprint(config.data.validation, "data.validation")
+    for setting, path in config.files().items():
+        found[setting] = _plain_files(path, setting)
     return found
 
 
-def _model_files(folder: Path) -> dict[str, dict[str, Any]]:
+def _plain_files(path: Path, setting: str) -> dict[str, dict[str, Any]]:
+    """Fingerprint a file, or the files of a folder."""
+    files = sorted(entry for entry in path.iterdir() if entry.is_file()) if path.is_dir() else [path]
+    try:
+        return {file.name: {"size": file.stat().st_size, "sha256": sha256(file)} for file in files}
+    except OSError as error:
+        raise DataError(f"{setting}: {error.filename} cannot be read ({error.strerror}); give a file") from error
+
+
+def model_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Fingerprint the files of a base model that are loaded: every part's weights and its settings."""
     files = [folder / "model_index.json"]
     weights: list[Path] = []

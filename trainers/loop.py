@@ -7,6 +7,7 @@ resumed at step n continues exactly as an unbroken one.
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -16,11 +17,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrdiff.errors import ConfigError, NonFiniteError
+from lrdiff.errors import BackendError, ConfigError, NonFiniteError
 from lrdiff.rng import derive, stream
 from trainers.config import OptimConfig
 from trainers.engine import Engine
 from trainers.method import Method, ParamGroup
+from trainers.muon import Muon
 
 
 @dataclass(slots=True)
@@ -131,16 +133,47 @@ def checked_groups(method: Method[Any]) -> list[ParamGroup]:
 
 
 def build_optimizer(groups: Sequence[ParamGroup], optim: OptimConfig, engine: Engine) -> torch.optim.Optimizer:
-    """Return AdamW over the groups; the fused form on a GPU, which computes the same in fewer kernels."""
-    return torch.optim.AdamW(
+    """Return AdamW over the groups, or Muon where a group asks for it.
+
+    On a GPU in the fused form, which computes the same in fewer kernels.
+
+    Raises:
+        BackendError: Moments in 8 bits were asked for, and the GPU or the package for them is absent.
+        ConfigError: They were asked for parameters that do not take AdamW's steps.
+    """
+    kind: Any = Muon if any(group.orthogonal for group in groups) else torch.optim.AdamW
+    more: dict[str, Any] = {"fused": engine.device.type == "cuda"}
+    if optim.optimizer == "adamw-8bit":
+        if kind is Muon:
+            raise ConfigError("optim.optimizer is adamw-8bit, but this method takes steps of its own; use adamw")
+        kind, more = eight_bit_adamw(engine.device), {}
+    return kind(
         [
-            {"params": list(group.params), "weight_decay": optim.weight_decay if group.decay else 0.0}
+            {
+                "params": list(group.params),
+                "weight_decay": optim.weight_decay if group.decay else 0.0,
+                "orthogonal": group.orthogonal,
+            }
             for group in groups
         ],
         lr=optim.lr,
         betas=(optim.beta1, optim.beta2),
-        fused=engine.device.type == "cuda",
+        **more,
     )
+
+
+def eight_bit_adamw(device: torch.device) -> Any:
+    """Return bitsandbytes' AdamW. Raises `BackendError` where it cannot work."""
+    try:
+        optim = importlib.import_module("bitsandbytes.optim")
+    except ImportError as error:
+        raise BackendError(
+            f"optim.optimizer is adamw-8bit, but bitsandbytes cannot be used ({error}); "
+            "install lrdiff[gpu], or use adamw"
+        ) from error
+    if device.type != "cuda":
+        raise BackendError(f"optim.optimizer is adamw-8bit, which needs a GPU, not {device.type}; use adamw")
+    return optim.AdamW8bit
 
 
 def _accumulate(
@@ -157,19 +190,27 @@ def _accumulate(
         torch.manual_seed(derive(seed, "global", index))
         batch = engine.move(method.batch(index, stream(seed, "batch", index)))
         with engine.unsynchronised(module, last=part == count - 1):
-            loss, metrics = module(batch, stream(seed, "forward", index))
+            with engine.autocast():
+                loss, metrics = module(batch, stream(seed, "forward", index))
             bad = not bool(torch.isfinite(loss))
             # One process that gives up alone would leave the others waiting for its gradients.
             if engine.any(bad):
                 found = float(loss.detach()) if bad else "not finite in another process"
                 raise NonFiniteError(
-                    f"the loss of step {state.step + 1} is {found}; the weights of step {state.step} "
-                    "are kept. Lower optim.lr, use precision.dtype fp32, or look at the images of this batch"
+                    f"the loss of step {state.step + 1} is {found}; the weights of step {state.step} are kept"
+                    f"{_bad_weights(state.groups)}. "
+                    "Lower optim.lr, use precision.dtype fp32, or look at the images of this batch"
                 )
             engine.backward(loss / count)
         for name, value in (metrics | {"loss": loss}).items():
             totals[name] = totals.get(name, 0) + value.detach() / count
     return totals
+
+
+def _bad_weights(groups: Sequence[ParamGroup]) -> str:
+    """Say which parameter groups hold non-finite weights, if any do."""
+    bad = [group.name for group in groups if any(not bool(torch.isfinite(p).all()) for p in group.params)]
+    return f" (not finite in: {', '.join(bad)})" if bad else " (all of them are finite)"
 
 
 def _name_bad_gradient(groups: Sequence[ParamGroup], step: int) -> str:

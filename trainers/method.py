@@ -26,12 +26,14 @@ class ParamGroup:
         params: The trainable parameters.
         lr_scale: Factor on the run's learning rate.
         decay: False leaves the group out of weight decay.
+        orthogonal: Weight matrices that take the steps of :class:`trainers.muon.Muon` instead of AdamW's.
     """
 
     name: str
     params: Sequence[nn.Parameter]
     lr_scale: float = 1.0
     decay: bool = True
+    orthogonal: bool = False
 
 
 class Method(nn.Module, ABC, Generic[C]):
@@ -63,6 +65,10 @@ class Method(nn.Module, ABC, Generic[C]):
 
     def stepped(self, step: int) -> None:
         """Called after optimizer step number `step` (from 1), for moving averages and the like."""
+
+    def done(self) -> str:
+        """Return why the goal is reached, so that the run ends as finished before its last step, or ""."""
+        return ""
 
     def evaluate(self, rng: torch.Generator) -> dict[str, float]:
         """Return metrics measured at fixed data and seeds. `rng` is the same at every call."""

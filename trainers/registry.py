@@ -17,11 +17,13 @@ class Entry:
         summary: One line for lists and help texts.
         config: Dotted path `module:Class` of its settings, importable without torch.
         method: Dotted path `module:Class` of its Method.
+        run: Dotted path `module:Class` of its run configuration, where it has other defaults or rules than the rest.
     """
 
     summary: str
     config: str
     method: str
+    run: str = ""
 
 
 METHODS: dict[str, Entry] = {
@@ -32,8 +34,39 @@ METHODS: dict[str, Entry] = {
     ),
     "lora": Entry(
         "the same with plain LoRA, for comparison and for other tools",
-        "trainers.denoise.config:LoraSettings",
+        "trainers.denoise.adapters:LoraSettings",
         "trainers.denoise.method:Denoise",
+    ),
+    "dora": Entry(
+        "LoRA that learns the length of every weight column apart, for comparison",
+        "trainers.denoise.adapters:DoraSettings",
+        "trainers.denoise.method:Denoise",
+    ),
+    "loha": Entry(
+        "products of two low-rank updates, for comparison",
+        "trainers.denoise.adapters:LohaSettings",
+        "trainers.denoise.method:Denoise",
+    ),
+    "lokr": Entry(
+        "Kronecker products of small matrices, for comparison",
+        "trainers.denoise.adapters:LokrSettings",
+        "trainers.denoise.method:Denoise",
+    ),
+    "oft": Entry(
+        "rotations of the layers' inputs in blocks, for comparison",
+        "trainers.denoise.adapters:OftSettings",
+        "trainers.denoise.method:Denoise",
+    ),
+    "boft": Entry(
+        "scaled rotations of the layers' inputs, for comparison",
+        "trainers.denoise.adapters:BoftSettings",
+        "trainers.denoise.method:Denoise",
+    ),
+    "watermark": Entry(
+        "a key's bits in every picture that a decoder makes, to be merged into it and verified later",
+        "trainers.watermark.config:WatermarkSettings",
+        "trainers.watermark.method:Watermark",
+        "trainers.watermark.config:WatermarkRun",
     ),
 }
 
@@ -59,7 +92,8 @@ def run_config_class(name: str) -> Any:
     """Return the run configuration with the method's settings filled in: `RunConfig[Settings of the method]`."""
     from trainers.config import RunConfig
 
-    return RunConfig[config_class(name)]
+    own = entry(name).run
+    return _resolve(own) if own else RunConfig[config_class(name)]
 
 
 def _resolve(path: str) -> Any:

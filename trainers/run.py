@@ -21,13 +21,18 @@ from lrdiff.rng import derive, stream
 from trainers import checkpoint, hooks, inputs, report
 from trainers.config import RunConfig, describe_errors
 from trainers.engine import Engine, launched_rank
-from trainers.loop import Hook, State, fit
+from trainers.loop import Hook, State, build_optimizer, checked_groups, fit
 from trainers.method import Method
 from trainers.registry import method_class, run_config_class
 from trainers.rundir import RunDir, is_alive, now, process_identity
 
 log = logging.getLogger(__name__)
 
+SAVERS = (
+    "lower data.batch_size (and raise optim.accumulate), set precision.dtype to bf16, or, where the method has them, "
+    "switch method.checkpointing on or choose fewer method.targets"
+)
+"""What to change when memory does not suffice."""
 CLOCK = ("time", "seconds_per_step")
 """Metrics that differ between two equal runs; they stay out of the artifact."""
 
@@ -99,24 +104,42 @@ def preflight(method: Method[Any], config: RunConfig[Any], engine: Engine, folde
     Raises:
         RunError: The disk has too little room for the checkpoints.
     """
-    size = sum(p.numel() * p.element_size() for group in method.param_groups() for p in group.params)
-    # A checkpoint holds the parameters and AdamW's two moments; one more is on disk while it is being replaced.
-    need = size * (3 * (config.watch.keep_checkpoints + 1) + 1) + 50_000_000
+    need = needed_disk(method, config)
     free = shutil.disk_usage(folder).free
     if free < need:
         raise RunError(f"{folder}: {free / 1e6:.0f} MB free, but the run needs {need / 1e6:.0f} MB; free some space")
-    seconds = _time_step(method, config, engine)
+    seconds = time_step(method, config, engine)
     describe = getattr(method, "describe", list)
+    optim = config.optim
+    if optim.warmup >= optim.steps:
+        reached = (optim.steps) / (optim.warmup + 1)
+        log.warning(
+            "warm-up of %d steps in a run of %d: lr only reaches %.0f %% of its peak; set optim.warmup lower",
+            optim.warmup,
+            optim.steps,
+            100 * reached,
+        )
+    # Known before hours of training: an optimizer whose package is absent is refused here.
+    build_optimizer(checked_groups(method), optim, engine)
     total = config.optim.steps * config.optim.accumulate * seconds
     return [
         *describe(),
         f"{config.optim.steps} steps at {seconds:.2f} s: about {_duration(total)} on {engine.describe()}, "
         "previews and evaluation not counted",
+        f"memory: {engine.peak_memory() / 1e9:.2f} GB at the most so far, measured with one batch; the optimizer adds "
+        f"{2 * 4 * sum(p.numel() for g in method.param_groups() for p in g.params) / 1e6:.1f} MB",
         f"disk: up to {need / 1e6:.0f} MB, {free / 1e9:.0f} GB free",
     ]
 
 
-def _time_step(method: Method[Any], config: RunConfig[Any], engine: Engine) -> float:
+def needed_disk(method: Method[Any], config: RunConfig[Any]) -> int:
+    """Return the bytes that a run may come to need on disk."""
+    size = sum(p.numel() * p.element_size() for group in method.param_groups() for p in group.params)
+    # A checkpoint holds the parameters and AdamW's two moments; one more is on disk while it is being replaced.
+    return size * (3 * (config.watch.keep_checkpoints + 1) + 1) + 50_000_000
+
+
+def time_step(method: Method[Any], config: RunConfig[Any], engine: Engine) -> float:
     """Time one micro-batch, forward and backward. Gradients are cleared; parameters do not change."""
     method.train()
     elapsed = 0.0
@@ -147,7 +170,7 @@ def _train(run: RunDir, name: str, config: RunConfig[Any], asked: list[str], res
             for line in lines:
                 log.info("%s", line)
             run.update(preflight=lines, parameters=sum(p.numel() for g in method.param_groups() for p in g.params))
-        watchers = _hooks(run, config, engine, asked)
+        watchers = _hooks(run, config, engine, asked, method)
         restore = (lambda state: _restore(run, state, engine)) if resume else None
         state = fit(method, config.optim, engine=engine, seed=config.seed, hooks=watchers, restore=restore)
         if engine.is_main:
@@ -155,21 +178,22 @@ def _train(run: RunDir, name: str, config: RunConfig[Any], asked: list[str], res
             run.update(peak_memory=engine.peak_memory())
     finally:
         engine.close()
-    return ("finished" if state.step >= config.optim.steps else "stopped"), state
+    return ("finished" if state.step >= config.optim.steps or method.done() else "stopped"), state
 
 
-def _hooks(run: RunDir, config: RunConfig[Any], engine: Engine, asked: list[str]) -> list[Hook]:
-    """Arrange what happens around a step. Stopping is asked first, so that the others know the last step."""
+def _hooks(run: RunDir, config: RunConfig[Any], engine: Engine, asked: list[str], method: Method[Any]) -> list[Hook]:
+    """Arrange what happens around a step."""
     watch, steps = config.watch, config.optim.steps
+    measure = hooks.every(watch.evaluate_every, hooks.evaluate(run, config.seed), last=steps, first=True)
     quiet = [
         hooks.LogMetrics(run, steps, watch.log_every),
-        hooks.every(watch.evaluate_every, hooks.evaluate(run, config.seed), last=steps, first=True),
         hooks.every(watch.preview_every, hooks.preview(run, config.seed), last=steps, first=True),
         hooks.every(watch.checkpoint_every, hooks.save_checkpoint(run, watch.keep_checkpoints), last=steps),
         hooks.at_stop(hooks.save_checkpoint(run, watch.keep_checkpoints)),
     ]
-    wishes = hooks.agreed(engine, hooks.stop_file(run), lambda: asked[0] if asked else "")
-    return [hooks.stop_when(wishes), *(hooks.on_main(engine, hook) for hook in quiet)]
+    wishes = hooks.agreed(engine, hooks.stop_file(run), lambda: asked[0] if asked else "", method.done)
+    # Measured first, since that may reach the goal; then stopping is asked, so that the others know the last step.
+    return [hooks.on_main(engine, measure), hooks.stop_when(wishes), *(hooks.on_main(engine, h) for h in quiet)]
 
 
 def _restore(run: RunDir, state: State, engine: Engine) -> None:
@@ -209,8 +233,8 @@ def _claim(run: RunDir, resume: bool) -> dict[str, Any]:
         raise RunError(f"{run.path}: has finished; make a new run from its run.json to train longer")
     if resume and not run.checkpoint_steps():
         raise RunError(f"{run.path}: has no checkpoint to resume from; make a new run from its run.json")
-    if resume:
-        # The wish that ended it last time. One for a run that has not begun stands.
+    if resume and record["state"] != "queued":
+        # The wish that ended it last time. One for a run that waits in a queue stands.
         run.stop_path.unlink(missing_ok=True)
     times = {"resumed": now()} if resume else {"started": now()}
     return run.update(state="running", process=process_identity(), outcome=None, **times)
@@ -228,6 +252,14 @@ def _recording_failure(run: RunDir, started: float) -> Iterator[None]:
         problem = RunError(f"{run.path}: {error}; free some space or look at the rights")
         _fail(run, "failed", str(problem), started)
         raise problem from error
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            log.error("%s", traceback.format_exc())
+            _fail(run, "failed", f"{type(error).__name__}: {error}", started)
+            raise
+        problem = RunError(f"{run.path}: out of memory ({str(error).splitlines()[0][:200]}); {SAVERS}")
+        _fail(run, "failed", str(problem), started)
+        raise problem from error
     except KeyboardInterrupt:
         _fail(run, "interrupted", "interrupted a second time, before the step was done", started)
         raise
@@ -235,6 +267,12 @@ def _recording_failure(run: RunDir, started: float) -> Iterator[None]:
         log.error("%s", traceback.format_exc())
         _fail(run, "failed", f"{type(error).__name__}: {error}", started)
         raise
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory was asked for that is not there; on a CPU torch says so in words only."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def _fail(run: RunDir, state: str, outcome: str, started: float) -> None:

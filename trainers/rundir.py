@@ -15,7 +15,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -27,16 +26,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lrdiff.errors import NonFiniteError, RunError
 from lrdiff.files import write_bytes, write_json
+from trainers.locks import lock_within, open_lock
 
 SCHEMA = 1
 RunState = Literal["queued", "running", "finished", "failed", "stopped", "interrupted"]
+STATES: tuple[str, ...] = get_args(RunState)
 HOLDER_SECONDS = 2.0
 """How long to wait for the name of the process that has just taken a run."""
+LOCK_SECONDS = 0.5
+"""How long to wait for a run that somebody has: a queue that corrects its record has it for a moment."""
 ENDED: frozenset[str] = frozenset({"finished", "failed", "stopped", "interrupted"})
+
+
+class TakenError(RunError):
+    """Another process has the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,29 +97,36 @@ class RunDir:
         """Have the run to oneself for the time of a `with` block; a process that is killed gives it back.
 
         Raises:
-            RunError: Another process, or another thread of this one, has the run; or the folder cannot be locked.
+            TakenError: Another process, or another thread of this one, has the run.
+            RunError: The folder cannot be locked.
         """
         try:
-            handle = os.open(self.lock_path, os.O_RDWR | os.O_CREAT, 0o644)
+            handle = open_lock(self.lock_path)
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written ({error.strerror}); look at the folder's rights") from error
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(f"{self.path}: is being trained by {_holder(handle)}; stop that first") from error
-            except OSError as error:
-                raise RunError(
-                    f"{self.lock_path}: cannot be locked ({error.strerror}); put the run on a disk that can lock files"
-                ) from error
-            _sign(self.path, handle)
+            self._take(handle)
             yield
         finally:
-            # The file stays: without it a third process could lock a new one while the second still waits for this.
             os.close(handle)
 
+    def _take(self, handle: int) -> None:
+        try:
+            is_ours = lock_within(handle, LOCK_SECONDS)
+        except OSError as error:
+            raise RunError(
+                f"{self.lock_path}: cannot be locked ({error.strerror}); put the run on a disk that can lock files"
+            ) from error
+        if not is_ours:
+            raise TakenError(f"{self.path}: is being trained by {_holder(handle)}; stop that first")
+        _sign(self.path, handle)
+
     def read(self) -> dict[str, Any]:
-        """Return run.json. Raises `RunError` when it is absent, damaged, or of a newer schema."""
+        """Return run.json, whose state, method and config can be relied on.
+
+        Raises:
+            RunError: It is absent, damaged, of a newer schema, or not a record of a run.
+        """
         try:
             record = json.loads(self.record_path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
@@ -121,6 +135,9 @@ class RunDir:
             raise RunError(f"{self.record_path}: cannot be read ({error})") from error
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             raise RunError(f"{self.record_path}: not a record of schema {SCHEMA}; update lrdiff or make a new run")
+        known = (record.get("state") in STATES, isinstance(record.get("method"), str))
+        if not all(known) or not isinstance(record.get("config"), dict):
+            raise RunError(f"{self.record_path}: has no state, method or config of lrdiff; put a copy of it back")
         return record
 
     def update(self, **changes: Any) -> dict[str, Any]:
@@ -133,15 +150,19 @@ class RunDir:
         """Return the logged metrics; a last line that is still being written is left out.
 
         Raises:
-            RunError: Another line is no JSON.
+            RunError: Another line is no JSON object with a step, or the file cannot be read.
         """
-        if not self.metrics_path.exists():
-            return []
-        lines = self.metrics_path.read_text(encoding="utf-8").split("\n")
         try:
-            return [json.loads(line) for line in lines[:-1] if line]
-        except ValueError as error:
+            lines = self.metrics_path.read_text(encoding="utf-8").split("\n")
+            rows = [json.loads(line) for line in lines[:-1] if line]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as error:
             raise RunError(f"{self.metrics_path}: damaged ({error}); remove the damaged line") from error
+        for row in rows:
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                raise RunError(f"{self.metrics_path}: damaged ({str(row)[:60]} has no step); remove the damaged line")
+        return rows
 
     def append_metrics(self, values: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl. Raises `NonFiniteError` for NaN and infinity, which JSON has not."""

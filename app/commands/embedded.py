@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from app.commands.console import logging_to_stderr, say
 from app.commands.flags import Options, read_flags
@@ -30,6 +30,12 @@ class MakeOptions(Options):
 
     out: Path | None = None
     """New folder for the model. Without it the shipped one in assets is replaced, and the manifest with it."""
+
+    photos: Path | None = None
+    """For the extractor: folder of photos, subfolders included, that it also learns from and is whitened with."""
+
+    bits: PositiveInt = 48
+    """For the extractor: bits to read. Other than 48 needs --out."""
 
 
 def main(arguments: list[str]) -> int:
@@ -72,6 +78,6 @@ def make(arguments: list[str]) -> int:
     if given.words[0] not in RECIPES:
         raise ConfigError(f"no model {given.words[0]!r} can be made; known: {', '.join(RECIPES)}")
     with logging_to_stderr():
-        path = make_model(given.words[0], budget=options.budget, seed=options.seed, out=options.out)
+        path = make_model(given.words[0], **options.model_dump())
     say(f"made: {path}")
     return 0

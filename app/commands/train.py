@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from app.commands.compare import with_adapter
 from app.commands.console import command, logging_to_stderr, say
 from app.commands.flags import Options, read_flags
 from app.commands.settings import build, read_file, to_toml
@@ -45,6 +46,7 @@ class TrainOptions(Options):
 
 def main(arguments: list[str]) -> int:
     """Run `lrdiff train`."""
+    arguments = with_adapter(arguments)
     if not arguments:
         raise ConfigError(f"train what? Write lrdiff train METHOD; methods: {', '.join(METHODS)}")
     if arguments[0] in ("-h", "--help"):
@@ -74,6 +76,7 @@ def overview() -> str:
     return "\n".join(
         [
             "usage: lrdiff train METHOD --data.images DIR [flags]",
+            "       lrdiff train --adapter NAME --data.images DIR [flags]",
             "       lrdiff train METHOD --config FILE.toml [flags]",
             "       lrdiff train --resume RUN",
             "",
@@ -89,11 +92,12 @@ def overview() -> str:
 def about_method(method: str) -> str:
     """Return what the help of a method says before its flags."""
     summary = entry(method).summary
+    photos = ' --data.images photos --data.prompt "a photo of sks mug"' if run_config_class(method).needs_images else ""
     # tyro keeps the line breaks before indented lines and joins the lines of other text.
     return f"""{summary[0].upper()}{summary[1:]}.
 
 examples:
-  lrdiff train {method} --data.images photos --data.prompt "a photo of sks mug"
+  lrdiff train {method}{photos}
   lrdiff train {method} --config mug.toml --optim.steps 500
   lrdiff train --resume runs/NAME
 
@@ -124,11 +128,14 @@ def _configure(method: str, config_class: type[RunConfig[Any]], path: Path | Non
     file = _from_file(path, method) if path else {}
     # The method's table may be left out: all its settings have defaults.
     config = build(config_class, {"method": {}} | dict(flags), {"method": {}} | file if file else None, path)
-    if config_class.needs_images and "images" not in config.data.model_fields_set:
+    if config.needs_images and "images" not in config.data.model_fields_set:
         raise ConfigError("data.images: no pictures to learn from; give a folder with --data.images DIR")
     folder = Path(config.model).expanduser()
     if "/" in config.model and folder.is_dir():
         config = config.model_copy(update={"model": os.path.abspath(folder)})
+    if not config.has_images and (config.needs_images or "images" in flags.get("data", {})):
+        # "." was given, which is also what stands for no folder.
+        config = config.model_copy(update={"data": config.data.model_copy(update={"images": Path.cwd()})})
     return _anchored(config)
 
 
@@ -146,12 +153,12 @@ def _from_file(path: Path, method: str) -> dict[str, Any]:
 
 
 def _anchored(config: BaseModel) -> Any:
-    """Return the settings with every path absolute."""
+    """Return the settings with every path absolute; an empty one stays, since it stands for none."""
     changed: dict[str, Any] = {}
     for name, value in config:
         if isinstance(value, BaseModel):
             changed[name] = _anchored(value)
-        elif isinstance(value, Path):
+        elif isinstance(value, Path) and value != Path():
             changed[name] = Path(os.path.abspath(value.expanduser()))
     return config.model_copy(update=changed)
 
@@ -162,6 +169,8 @@ def _train(method: str, config: RunConfig[Any], out: Path | None) -> int:
     _check_inputs(config)
     from trainers.run import execute
 
+    with logging_to_stderr():
+        config = config.settled()
     run = create(path, method, config.model_dump(mode="json"))
     say(f"run: {run.path}")
     with logging_to_stderr():
@@ -218,7 +227,7 @@ def _dotted(values: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def _target(method: str, config: RunConfig[Any], out: Path | None) -> Path:
-    label = config.data.images.name if config.needs_images else config.model
+    label = config.data.images.name if config.has_images else Path(config.model).name
     return out.expanduser() if out is not None else default_path(ROOT, method, label)
 
 
@@ -228,11 +237,11 @@ def _check_inputs(config: RunConfig[Any]) -> None:
     from trainers.data import find_samples
 
     backbones.pick_device(config.precision.device)
-    if config.needs_images:
+    if config.needs_images or config.has_images:
         find_samples(config.data.images, config.data.prompt)
-        if config.data.validation is not None:
-            find_samples(config.data.validation, config.data.prompt, "data.validation")
-        backbones.find(config.model)
+    if config.data.validation is not None:
+        find_samples(config.data.validation, config.data.prompt, "data.validation")
+    backbones.find(config.model)
 
 
 def _conclude(run: RunDir, outcome: str) -> None:
@@ -243,12 +252,15 @@ def _conclude(run: RunDir, outcome: str) -> None:
         say(f"to go on:   {command('lrdiff', 'train', '--resume', run.path)}")
     if run.artifact_path.is_file():
         say(f"result:     {run.artifact_path} ({run.artifact_path.stat().st_size / 1e6:.2f} MB)")
-        say(f"to use it:  {_generate_command(run, record['config'])}")
+        say(f"to use it:  {_next_command(run, record['config'])}")
 
 
-def _generate_command(run: RunDir, config: Mapping[str, Any]) -> str:
+def _next_command(run: RunDir, config: Mapping[str, Any]) -> str:
     from lrdiff.artifact import read_header
 
-    prompt = read_header(run.artifact_path).extra.get("prompt", config["data"]["prompt"])
+    header = read_header(run.artifact_path)
+    if header.component == "vae":
+        return command("lrdiff", "watermark", "fuse", run.path, "--out", "marked-decoder")
+    prompt = header.extra.get("prompt", config["data"]["prompt"])
     words = ["lrdiff", "generate", "--model", config["model"], "--adapter", f"{run.path}:1", "--prompt", prompt]
     return command(*words, "--count", 4, "--out", "outputs")

@@ -1,31 +1,32 @@
-"""The Generate page: a base model, an adapter, words, and images that are files on disk."""
+"""The Generate page: a base model, adapters, words, and images that are files on disk."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
-from pydantic import ValidationError
+from gradio.components import Component
 
-from app import text, watch
+from app import axes, limits, text, watermarks
+from app.axes import Axis
 from app.drawing import Drawing, Status, bar
-from app.form import Form, FormError, Values, to_component
+from app.form import Form, FormError, Values
+from app.reuse import reused
 from app.site import Site
+from app.tabs.picker import AdapterPicker
+from app.told import told
+from lrdiff.artifact import read_header
 from lrdiff.backbones import embedded
-from lrdiff.errors import DataError
-from lrdiff.generate_config import GenerateConfig, parse_adapter
-from lrdiff.metadata import read_parameters
+from lrdiff.generate_config import GenerateConfig
 from trainers.rundir import RunDir
 
 EVERY = 0.3
 """Seconds between two looks at a generation under way."""
-
-PLAIN_KEYS = ("prompt", "negative_prompt", "seed", "steps", "guidance", "sampler", "width", "height")
-"""What is taken over from an image that another tool made."""
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 
 
 class GenerateTab:
@@ -39,15 +40,16 @@ class GenerateTab:
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=300):
                 self._render_words()
+                with gr.Row():
+                    self.start = gr.Button(text.GENERATE, variant="primary", size="lg", scale=3, elem_id="generate")
+                    self.cancel = gr.Button(text.CANCEL, size="lg", scale=1, min_width=100, elem_id="cancel")
                 self._render_numbers()
+                self._render_axes()
                 with gr.Accordion(text.MORE_SETTINGS, open=False):
                     with gr.Row(elem_classes="settings"):
                         for path in self.form.missing():
                             self.form.add(path, info=text.help_with_flag(self.form.field(path)), min_width=220)
                     self.share = gr.Checkbox(label=text.SHARE, info=text.SHARE_INFO)
-                with gr.Row():
-                    self.start = gr.Button(text.GENERATE, variant="primary", size="lg", scale=3, elem_id="generate")
-                    self.cancel = gr.Button(text.CANCEL, size="lg", scale=1, min_width=100, elem_id="cancel")
             with gr.Column(scale=7, min_width=300):
                 self.status = gr.HTML(elem_id="status", visible=False, padding=False)
                 self.gallery = gr.Gallery(
@@ -67,32 +69,47 @@ class GenerateTab:
     @property
     def inputs(self) -> set[Block]:
         """Every component that decides the images."""
-        return {*self.form.components.values(), self.weight, self.share}
+        return {*self.form.components.values(), *self.picker.parts, *self.axes, self.share}
 
     def _render_words(self) -> None:
         with gr.Group():
             self.form.add("prompt", info=text.PROMPTS_INFO, lines=2, max_lines=6, elem_id="generate-prompt")
             self.form.add("negative_prompt", max_lines=3)
         with gr.Group():
-            adapter = gr.Dropdown(
-                [(text.BASE_ONLY, "")], value="", label=text.ADAPTER, info=text.ADAPTER_INFO, elem_id="adapter"
-            )
-            self.adapter = adapter
-            self.form.bind("adapter", adapter)
-            self.weight = gr.Slider(0, 2, value=1, step=0.05, label=text.WEIGHT, info=text.WEIGHT_INFO)
             field = self.form.field("model")
             names = embedded.names() or [field.default]
             model = gr.Dropdown(
                 names, value=field.default, label=text.label("model"), info=text.help(field), allow_custom_value=True
             )
             self.form.bind("model", model)
+            self.picker = AdapterPicker(self.site)
+            self.form.bind("adapter", self.picker.first)
+            self.decoder = gr.Dropdown(
+                watermarks.choices(self.site), value="", label=text.MARK, info=text.MARK_INFO, elem_id="mark"
+            )
+            self.form.bind("decoder", self.decoder)
 
     def _render_numbers(self) -> None:
-        with gr.Group(), gr.Row():
-            for path in ("count", "steps", "guidance", "seed"):
-                self.form.add(path, min_width=180)
-        with gr.Row():
-            self.dice = gr.Button(text.NEW_SEED, size="sm", scale=0, min_width=120)
+        with gr.Group():
+            with gr.Row():
+                for path in ("count", "steps"):
+                    self.form.add(path, min_width=120)
+            with gr.Row():
+                for path in ("guidance", "seed"):
+                    self.form.add(path, min_width=120)
+        self.dice = gr.Button(text.NEW_SEED, size="sm", scale=0, min_width=120)
+
+    def _render_axes(self) -> None:
+        choices = [(text.AXIS_NONE, ""), *((text.label(name), name) for name in axes.SETTINGS)]
+        with gr.Accordion(text.AXES, open=False, elem_id="axes"):
+            gr.HTML(f"<p class='note'>{text.AXES_INFO}</p>", padding=False)
+            with gr.Row():
+                self.across = gr.Dropdown(choices, value="", label=text.AXIS_ACROSS, min_width=130)
+                self.across_values = gr.Textbox(label=text.AXIS_VALUES, lines=2, min_width=130)
+            with gr.Row():
+                self.down = gr.Dropdown(choices, value="", label=text.AXIS_DOWN, min_width=130)
+                self.down_values = gr.Textbox(label=text.AXIS_VALUES, lines=2, min_width=130)
+        self.axes: list[Any] = [self.across, self.across_values, self.down, self.down_values]
 
     def _wire(self) -> None:
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -106,31 +123,62 @@ class GenerateTab:
             validator=self.form.validator(self.check),
             **private,
         )
-        self.start.click(self._explain, self.inputs, self.status, queue=False, **private)
-        self.cancel.click(self._cancel, None, None, queue=False, **private)
-        self.dice.click(lambda: random.randrange(2**31), None, self.form.components["seed"], queue=False, **private)
-        targets = [*self.form.components.values(), self.weight]
-        self.reuse.upload(self._reuse, self.reuse, targets, **private)
+        self.start.click(self._explain, self.inputs, self.status, **QUIET)
+        self.cancel.click(self._cancel, None, None, **QUIET)
+        self.dice.click(lambda: random.randrange(2**31), None, self.form.components["seed"], **QUIET)
+        model = self.form.components["model"]
+        model.change(self.offer, self.looked_at, self.offered, **QUIET)  # pyright: ignore[reportAttributeAccessIssue]
+        self.reuse.upload(told(self._reuse), self.reuse, [*self.form.components.values(), *self.picker.rest], **private)
 
-    def adapters(self) -> list[tuple[str, str]]:
-        """Return the choices of the adapter picker."""
-        return [(text.BASE_ONLY, ""), *watch.adapters(self.site.queue, self.site.adapters)]
+    @property
+    def looked_at(self) -> list[Any]:
+        """What `offer` takes."""
+        return [self.form.components["model"], *self.picker.choices]
 
-    def offer(self, present: str | None) -> Any:
-        """Return the update of the adapter picker; what is chosen stays chosen, if it is still there."""
-        choices = self.adapters()
-        return gr.update(choices=choices, value=present if present in [value for _, value in choices] else "")
+    @property
+    def used(self) -> list[Any]:
+        """What `with_run` brings up to date."""
+        return [*self.picker.parts, self.form.components["prompt"], self.form.components["model"]]
+
+    def with_run(self, run: RunDir) -> dict[Component, Any]:
+        """Return updates that make images with a run's result: its adapter, its words, its model."""
+        config = run.read()["config"]
+        # The words that the run learned: a caption where every picture had one, else the prompt.
+        words = read_header(run.artifact_path).extra.get("prompt", config["data"]["prompt"])
+        shown = {self.form.components["prompt"]: words, self.form.components["model"]: config["model"]}
+        return {**self.picker.write(config["model"], [(str(run.path), 1.0)]), **shown}
+
+    @property
+    def offered(self) -> list[Any]:
+        """What `offer` brings up to date."""
+        return [*self.picker.choices, self.picker.card, self.decoder]
+
+    def offer(self, model: str, *present: str | None) -> list[Any]:
+        """Return updates of the pickers: what fits the base model. What is chosen stays, if it still fits."""
+        return [*self.picker.offer(model, *present), gr.update(choices=watermarks.choices(self.site))]
 
     def read(self, values: Values) -> GenerateConfig:
         """Return the configuration of the form. Raises `FormError`."""
-        chosen = values[self.adapter]
-        adapter = [f"{chosen}:{values[self.weight]}"] if chosen else []
-        return self.form.read(values, adapter=adapter, out=self.site.outputs)
+        return self.form.read(values, adapter=self.picker.specs(values), out=self.site.outputs)
+
+    def plan(self, values: Values) -> tuple[list[GenerateConfig], Axis | None, Axis | None]:
+        """Return what to make, and the axes of a grid. Raises `FormError`."""
+        config = self.read(values)
+        across = axes.axis(values[self.across], values[self.across_values] or "")
+        down = axes.axis(values[self.down], values[self.down_values] or "")
+        if across is None and down is None:
+            limits.check(config)
+            return [config], None, None
+        rows = axes.cells(config, across, down)
+        made = [cell for row in rows for cell in row]
+        for cell in made:
+            limits.check(cell, len(made))
+        return made, across, down
 
     def check(self, values: Values) -> dict[str, str]:
         """Return what stands against generating, by path of the setting."""
         try:
-            self.read(values)
+            self.plan(values)
         except FormError as error:
             return error.problems
         return {}
@@ -145,7 +193,12 @@ class GenerateTab:
 
     def generate(self, values: Values, request: gr.Request) -> Iterator[tuple[Any, Any]]:
         """Generate, yielding status and images as they come. A page that is closed ends its generation."""
-        drawing = Drawing(self.read(values), self.site.queue.device, wait=not values[self.share])
+        configs, across, down = self.plan(values)
+
+        def lay_out(files: Sequence[Path]) -> Path | None:
+            return axes.lay_out(files, across, down, configs) if across or down else None
+
+        drawing = Drawing(configs, self.site.queue.device, wait=not values[self.share], finish=lay_out)
         session = request.session_hash or ""
         self._drawings[session] = drawing
         shown: Status | None = None
@@ -170,39 +223,13 @@ class GenerateTab:
 
     def _reuse(self, file: str) -> list[Any]:
         """Fill the form with the settings inside a PNG."""
-        try:
-            record = read_parameters(Path(file))
-            config = GenerateConfig.model_validate(
-                record["config"] if "config" in record else {k: record[k] for k in PLAIN_KEYS if k in record}
-            )
-        except ValidationError as error:
-            reasons = "; ".join(text.problem(item) for item in error.errors(include_url=False))
-            raise gr.Error(f"{Path(file).name}: {reasons}", print_exception=False) from error
-        except DataError as error:
-            raise gr.Error(str(error).replace(f"{Path(file).parent}/", ""), print_exception=False) from error
-        adapter, weight, problem = self._find_adapter(config, record)
+        found = reused(Path(file), self.site)
         name = Path(file).name
-        gr.Info(text.REUSED_BUT.format(name=name, problem=problem) if problem else text.REUSED.format(name=name))
-        shown = {path: to_component(self.form.field(path), getattr(config, path)) for path in self.form.components} | {
-            "adapter": gr.update(choices=self.adapters(), value=adapter)
-        }
-        return [*shown.values(), weight]
-
-    def _find_adapter(self, config: GenerateConfig, record: dict[str, Any]) -> tuple[str, float, str]:
-        """Return (choice, weight, problem) for the adapter an image was made with, found by its digest."""
-        used = record.get("adapters") or []
-        if not used:
-            return "", 1.0, ""
-        if len(used) > 1:
-            return "", 1.0, text.ADAPTERS_SEVERAL.format(count=len(used))
-        weight = parse_adapter(config.adapter[0]).weight if config.adapter else float(used[0]["weight"])
-        for run, found in self.site.queue.runs():
-            if (found.get("artifact") or {}).get("sha256") == used[0]["sha256"] and watch.usable_artifact(run, found):
-                return str(run.path), weight, ""
-        return "", 1.0, text.ADAPTER_ABSENT.format(names=used[0]["name"])
-
-
-def with_run(tab: GenerateTab, run: RunDir) -> list[Any]:
-    """Return updates of (adapter, prompt, model) that make images with a run's result."""
-    config = run.read()["config"]
-    return [gr.update(choices=tab.adapters(), value=str(run.path)), config["data"]["prompt"], config["model"]]
+        gr.Info(
+            text.REUSED_BUT.format(name=name, problem=found.problem) if found.problem else text.REUSED.format(name=name)
+        )
+        shown = dict(self.form.write(found.config).items())
+        parts = self.picker.write(found.config.model, found.adapters)
+        shown[self.picker.first] = parts[self.picker.first]
+        shown[self.decoder] = gr.update(choices=watermarks.choices(self.site), value=found.decoder)
+        return [*(shown[part] for part in self.form.components.values()), *(parts[part] for part in self.picker.rest)]

@@ -1,19 +1,33 @@
-"""The Runs page: one run as its directory says it is, looked at every two seconds."""
+"""The Runs page: one run as its directory says it is, looked at every two seconds; comparison and trash below it."""
 
 from __future__ import annotations
 
+import html
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
+import pandas as pd
 
-from app import text, watch
+from app import compare, text, watch
+from app.reports import report_url
 from app.site import Site
+from app.strip import strip
+from app.tabs.compare import CompareTab
+from app.tabs.trash import TrashTab
 from app.theme import SERIES_COLORS
-from lrdiff.errors import RunError
+from app.told import told
 
 EVERY = 2.0
 """Seconds between two looks."""
+
+QUIET: dict[str, Any] = {
+    "api_visibility": "private",
+    "show_progress": "hidden",
+    "queue": False,
+    "concurrency_limit": None,
+}
 
 
 class RunsTab:
@@ -22,125 +36,203 @@ class RunsTab:
     def __init__(self, site: Site) -> None:
         """Render the page inside the present gradio context."""
         self.site = site
-        with gr.Row(equal_height=False):
-            self.picker = gr.Dropdown(
-                choices=[], value=None, label=text.RUN, interactive=True, scale=4, min_width=260, elem_id="run"
-            )
-            with gr.Column(scale=3, min_width=260), gr.Row():
-                self.stop = gr.Button(text.STOP, variant="stop", visible=False, min_width=120, elem_id="stop")
-                self.use = gr.Button(text.USE, variant="primary", visible=False, min_width=120, elem_id="use")
-                self.download = gr.DownloadButton(text.DOWNLOAD, visible=False, min_width=120)
+        self.troubles = gr.HTML(visible=False, padding=False)
+        # Custom values: a look under way may still name what has gone from the list; `refresh` sets it right.
+        self.picker = gr.Dropdown(
+            choices=[], value=None, label=text.RUN, interactive=True, allow_custom_value=True, elem_id="run"
+        )
         self.card = gr.HTML(_empty(), padding=False)
+        self._render_buttons()
         with gr.Column(visible=False) as self.details:
-            with gr.Row(equal_height=False):
-                with gr.Column(min_width=300, scale=5):
-                    gr.HTML(f"<h2>{text.CHART}</h2>", elem_classes="section", padding=False)
-                    self.chart = gr.LinePlot(
-                        x=text.CHART_STEP,
-                        y=text.CHART_LOSS,
-                        color="series",
-                        color_title="",
-                        color_map=dict(zip(text.SERIES.values(), SERIES_COLORS, strict=True)),
-                        label=text.CHART,
-                        show_label=False,
-                        height=330,
-                        buttons=[],
-                        elem_id="chart",
-                    )
-                with gr.Column(min_width=300, scale=5):
-                    gr.HTML(f"<h2>{text.PREVIEWS}</h2>", elem_classes="section", padding=False)
-                    self.previews = gr.Gallery(
-                        label=text.PREVIEWS,
-                        show_label=False,
-                        columns=4,
-                        height=330,
-                        object_fit="contain",
-                        interactive=False,
-                        buttons=["download", "fullscreen"],
-                        elem_id="previews",
-                    )
+            self._render_charts()
+            gr.HTML(f"<h2>{text.PREVIEWS}</h2>", elem_classes="section", padding=False)
+            self.previews = gr.HTML(padding=False, elem_id="previews")
             with gr.Accordion(text.LOG, open=False):
                 self.log = gr.Textbox(
-                    show_label=False, label=text.LOG, lines=14, max_lines=14, interactive=False, elem_classes="log"
+                    label=text.LOG, show_label=False, lines=16, max_lines=16, interactive=False, elem_classes="log"
                 )
             with gr.Accordion(text.SETTINGS, open=False):
-                self.settings = gr.Code(language="json", show_label=False, interactive=False)
+                self.settings = gr.Code(label=text.SETTINGS, show_label=False, language="json", interactive=False)
+        with gr.Accordion(text.COMPARE, open=False, elem_id="compare") as fold:
+            self.compare = CompareTab(site, fold)
+        with gr.Accordion(text.TRASH, open=False, elem_id="trash") as fold:
+            self.trash = TrashTab(site, fold)
         self.seen = gr.State({})
         self.timer = gr.Timer(EVERY)
         self._wire()
 
+    def _render_buttons(self) -> None:
+        with gr.Row(elem_classes="actions"):
+            self.use = gr.Button(text.USE, variant="primary", visible=False, min_width=150, elem_id="use")
+            self.stop = gr.Button(text.STOP, variant="stop", visible=False, min_width=150, elem_id="stop")
+            self.resume = gr.Button(text.RESUME, variant="primary", visible=False, min_width=150, elem_id="resume")
+            self.download = gr.DownloadButton(text.DOWNLOAD, visible=False, min_width=150, elem_id="download")
+            self.report = gr.Button(text.REPORT, visible=False, min_width=150, elem_id="report")
+            self.repeat = gr.Button(text.REPEAT, visible=False, min_width=150, elem_id="repeat")
+            self.delete = gr.Button(text.DELETE, visible=False, min_width=150, elem_id="delete")
+        with gr.Group(visible=False, elem_id="confirm") as self.confirm:
+            self.question = gr.HTML(padding=True)
+            with gr.Row():
+                self.yes = gr.Button(text.DELETE_YES, variant="stop", min_width=140, elem_id="delete-yes")
+                self.no = gr.Button(text.DELETE_NO, min_width=140)
+
+    def _render_charts(self) -> None:
+        with gr.Row(equal_height=False):
+            with gr.Column(min_width=300):
+                gr.HTML(f"<h2>{text.CHART}</h2>", elem_classes="section", padding=False)
+                self.chart = _plot(dict(zip(text.SERIES.values(), SERIES_COLORS, strict=False)), "chart")
+            with gr.Column(min_width=300):
+                gr.HTML(f"<h2>{text.METRICS}</h2>", elem_classes="section", padding=False)
+                self.metric = gr.Dropdown(
+                    [],
+                    label=text.METRIC,
+                    show_label=False,
+                    interactive=True,
+                    allow_custom_value=True,
+                    elem_id="metric",
+                    container=False,
+                )
+                self.metrics = _plot(None, "metrics", height=286)
+
     @property
     def outputs(self) -> list[Any]:
         """What `refresh` brings up to date, in order."""
-        shown = [self.card, self.details, self.chart, self.previews, self.log, self.settings]
-        return [self.picker, *shown, self.stop, self.use, self.download, self.seen]
+        shown = [self.card, self.details, self.chart, self.metric, self.metrics, self.previews, self.log, self.settings]
+        buttons = [self.stop, self.resume, self.use, self.download, self.report, self.repeat, self.delete]
+        return [self.troubles, self.picker, *shown, *buttons, self.seen]
+
+    @property
+    def looked_at(self) -> list[Any]:
+        """What `refresh` takes."""
+        return [self.picker, self.metric, self.seen]
 
     def _wire(self) -> None:
-        quiet: dict[str, Any] = {
-            "api_visibility": "private",
-            "show_progress": "hidden",
-            "queue": False,
-            "concurrency_limit": None,
-        }
-        self.timer.tick(self.refresh, [self.picker, self.seen], self.outputs, **quiet)
-        self.picker.change(self.refresh, [self.picker, self.seen], self.outputs, **quiet)
-        self.stop.click(self._stop, self.picker, None, **quiet).then(
-            self.refresh, [self.picker, self.seen], self.outputs, **quiet
-        )
+        self.timer.tick(self.refresh, self.looked_at, self.outputs, **QUIET)
+        self.picker.change(self.refresh, self.looked_at, self.outputs, **QUIET)
+        self.metric.input(self.refresh, self.looked_at, self.outputs, **QUIET)
+        for button, act in ((self.stop, self._stop), (self.resume, self._resume)):
+            button.click(told(act), self.picker, None, **QUIET).then(
+                self.refresh, self.looked_at, self.outputs, **QUIET
+            )
+        self.delete.click(self._ask, self.picker, [self.confirm, self.question], **QUIET)
+        hide = (lambda: gr.update(visible=False), None, self.confirm)
+        self.no.click(*hide, **QUIET)
+        self.picker.change(*hide, **QUIET)
+        # One after another: a button that is hidden while it is clicked loses what else the click was to do.
+        self.yes.click(told(self._delete), self.picker, None, **QUIET).then(*hide, **QUIET).then(
+            self.refresh, self.looked_at, self.outputs, **QUIET
+        ).then(self.trash.offer, None, self.trash.outputs, **QUIET)
+        self.trash.changed(self.refresh, self.looked_at, self.outputs)
+        # The report is a page of its own, in a tab of its own; its address needs no answer of the server.
+        self.report.click(None, self.picker, None, js=f"name => {{window.open('{report_url('')}' + name, '_blank')}}")
 
     def _stop(self, name: str) -> None:
-        try:
-            self.site.queue.stop(name)
-        except RunError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+        self.site.queue.stop(name)
         gr.Info(text.STOP_ASKED.format(name=name))
 
-    def refresh(self, name: str | None, seen: dict[str, Any]) -> list[Any]:
+    def _resume(self, name: str) -> None:
+        self.site.queue.resume(name)
+        gr.Info(text.QUEUED.format(name=name))
+
+    def _ask(self, name: str) -> list[Any]:
+        return [gr.update(visible=True), f"<p role='alert'>{text.DELETE_ASK.format(name=name)}</p>"]
+
+    def _delete(self, name: str) -> None:
+        self.site.queue.delete(name)
+        gr.Info(text.DELETED.format(name=name))
+
+    def refresh(self, name: str | None, metric: str | None, seen: dict[str, Any]) -> list[Any]:
         """Return the updates of `outputs`; what looks as it did before is left alone.
 
         Args:
             name: The run that is shown; None takes the one a visitor most likely wants.
+            metric: What the second chart shows; None takes the first there is.
             seen: What this visitor's page shows at present, by output.
         """
         queue = self.site.queue
         choices = watch.choices(queue)
+        troubles = queue.troubles()
         if name not in [value for _, value in choices]:
             name = watch.newest(queue)
-        signature: dict[str, Any] = {"choices": choices, "name": name}
+        signature: dict[str, Any] = {"choices": choices, "name": name, "troubles": troubles}
+        warned = gr.skip() if troubles == seen.get("troubles") else _troubles(troubles)
         if name is None:
             picker = gr.update(choices=[], value=None)
-            hidden = [gr.update(visible=False)] * 3
-            return [picker, _empty(), gr.update(visible=False), *[gr.skip()] * 4, *hidden, signature]
+            hidden = [gr.update(visible=False)] * 7
+            return [warned, picker, _empty(), gr.update(visible=False), *[gr.skip()] * 6, *hidden, signature]
         view = watch.look(queue, name)
+        offered = [key for key in compare.metrics_of([(name, view.run)]) if key not in text.SERIES]
+        metric = metric if metric in offered else next(iter(offered), None)
+        ended = view.state not in ("queued", "running")
         updates = {
             "card": watch.card(view),
             "metrics": len(view.metrics),
-            "previews": watch.previews(view.run),
+            "metric": metric,
+            "offered": offered,
+            "previews": [path for path, _ in watch.previews(view.run)],
             "log": watch.log_tail(view.run),
-            "buttons": (view.state in ("queued", "running") and not view.is_stopping, view.has_artifact),
+            "buttons": (not ended and not view.is_stopping, view.can_resume, view.has_artifact, ended),
+            "report": ended and (view.run.path / "report.html").is_file(),
         }
         signature |= updates | {"log": hash(updates["log"])}
         fresh = signature["name"] != seen.get("name")
 
-        def changed(key: str) -> bool:
-            return fresh or signature[key] != seen.get(key)
+        def changed(*keys: str) -> bool:
+            return fresh or any(signature[key] != seen.get(key) for key in keys)
 
-        can_stop, can_use = updates["buttons"]
-        file = str(view.run.artifact_path)
-        picker = gr.update(choices=choices, value=name) if changed("choices") else gr.skip()
+        def shown(visible: bool, key: str = "buttons", **more: Any) -> Any:
+            return gr.update(visible=visible, **more) if changed(key) else gr.skip()
+
+        can_stop, can_resume, can_use, can_delete = updates["buttons"]
+        file = str(view.run.artifact_path) if can_use else None
         return [
-            picker,
+            warned,
+            gr.update(choices=choices, value=name) if changed("choices") else gr.skip(),
             updates["card"] if changed("card") else gr.skip(),
             gr.update(visible=True) if fresh else gr.skip(),
             watch.chart(view.metrics) if changed("metrics") else gr.skip(),
-            updates["previews"] if changed("previews") else gr.skip(),
+            gr.update(choices=offered, value=metric) if changed("offered", "metric") else gr.skip(),
+            _series(view.metrics, metric) if metric and changed("metrics", "metric") else gr.skip(),
+            strip(view.run) if changed("previews") else gr.skip(),
             updates["log"] if changed("log") else gr.skip(),
             json.dumps(view.record["config"], indent=2) if fresh else gr.skip(),
-            gr.update(visible=can_stop) if changed("buttons") else gr.skip(),
-            gr.update(visible=can_use) if changed("buttons") else gr.skip(),
-            gr.update(visible=can_use, value=file if can_use else None) if changed("buttons") else gr.skip(),
+            shown(can_stop),
+            shown(can_resume),
+            shown(can_use),
+            shown(can_use, value=file),
+            shown(updates["report"], "report"),
+            shown(True),
+            shown(can_delete),
             signature,
         ]
+
+
+def _plot(colors: dict[str, str] | None, name: str, height: int = 330) -> gr.LinePlot:
+    return gr.LinePlot(
+        x=text.CHART_STEP,
+        y=text.CHART_LOSS,
+        y_title=" ",
+        color="series",
+        color_title="",
+        color_map=colors,
+        label=text.CHART,
+        show_label=False,
+        height=height,
+        buttons=[],
+        elem_id=name,
+        elem_classes="plot",
+    )
+
+
+def _series(metrics: Sequence[Mapping[str, Any]], metric: str) -> pd.DataFrame:
+    """Return one metric over the steps, as the plot takes it."""
+    rows = [(int(line["step"]), float(line[metric]), metric) for line in metrics if metric in line]
+    return pd.DataFrame(rows, columns=pd.Index(watch.CHART_COLUMNS))
+
+
+def _troubles(troubles: list[str]) -> Any:
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in troubles)
+    return gr.update(value=f"<div class='problems' role='alert'><ul>{lines}</ul></div>", visible=bool(troubles))
 
 
 def _empty() -> str:

@@ -14,7 +14,14 @@ from lrdiff.errors import BackendError, ModelError
 __all__ = ["FAMILIES", "Backbone", "Group", "find", "load", "pick_device"]
 
 # `_class_name` of model_index.json -> module and class that load it
-FAMILIES = {"StableDiffusionPipeline": ("lrdiff.backbones.unet", "UNetBackbone")}
+FAMILIES = {
+    "StableDiffusionPipeline": ("lrdiff.backbones.unet", "UNetBackbone"),
+    "StableDiffusionXLPipeline": ("lrdiff.backbones.sdxl", "SDXLBackbone"),
+    "StableDiffusion3Pipeline": ("lrdiff.backbones.sd3", "SD3Backbone"),
+    "FluxPipeline": ("lrdiff.backbones.flux", "FluxBackbone"),
+    "PixArtAlphaPipeline": ("lrdiff.backbones.pixart", "PixArtBackbone"),
+    "PixArtSigmaPipeline": ("lrdiff.backbones.pixart", "PixArtBackbone"),
+}
 
 
 def load(model: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Backbone:

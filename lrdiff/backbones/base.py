@@ -40,6 +40,7 @@ class Backbone(Protocol):
         latent_factor: Pixels per latent, on a side. Image sides must be multiples of it.
         schedule: Noise schedule and prediction type.
         denoiser: The network that adapters go into.
+        vae: The diffusers autoencoder of `encode` and `decode`; a watermark goes into its decoder.
         component: Its name in a diffusers pipeline, such as "unet".
         truncated: Prompt -> the end of it that the text encoder could not take, for every prompt so far that was cut.
     """
@@ -52,6 +53,7 @@ class Backbone(Protocol):
     latent_factor: int
     schedule: Schedule
     denoiser: nn.Module
+    vae: Any
     component: str
     truncated: dict[str, str]
 
@@ -79,6 +81,10 @@ class Backbone(Protocol):
 
     def condition(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Return what `predict` needs to know about the prompts, each tensor [B, ...]."""
+        ...
+
+    def size_condition(self, original: tuple[int, int], corner: tuple[int, int]) -> dict[str, Tensor]:
+        """Return what `predict` may be told of a picture's size and crop, each tensor [1, ...]; empty for most."""
         ...
 
     def predict(self, x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:

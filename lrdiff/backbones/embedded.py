@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2] / "assets" / "models"
+from lrdiff.assets import MODELS as ROOT
 
 
 def names() -> list[str]:

@@ -8,8 +8,9 @@ the derivation, the parameter counts and what differs from the paper.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lrdiff.lazy import lazy
 
 if TYPE_CHECKING:
     from lrdiff.tensor_lora.config import TensorLoraConfig
@@ -38,12 +39,4 @@ __all__ = [
     "factorise",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(_HOMES)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -7,14 +7,17 @@ Names are imported on first use, so that importing this package stays free of to
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lrdiff.lazy import lazy
 
 if TYPE_CHECKING:
     from lrdiff.watermark.decoder import default_lora_config, fuse
     from lrdiff.watermark.extractor import Calibration, Extractor
+    from lrdiff.watermark.null import Null
+    from lrdiff.watermark.pooling import PooledVerdict, verify_pooled
     from lrdiff.watermark.verdict import Verdict
-    from lrdiff.watermark.verifier import new_key, verify
+    from lrdiff.watermark.verifier import new_key, open_extractor, verify, verify_many
 
 _HOMES = {
     "Calibration": "extractor",
@@ -23,17 +26,27 @@ _HOMES = {
     "default_lora_config": "decoder",
     "fuse": "decoder",
     "new_key": "verifier",
+    "Null": "null",
+    "PooledVerdict": "pooling",
+    "open_extractor": "verifier",
     "verify": "verifier",
+    "verify_many": "verifier",
+    "verify_pooled": "pooling",
 }
 
-__all__ = ["Calibration", "Extractor", "Verdict", "default_lora_config", "fuse", "new_key", "verify"]
+__all__ = [
+    "Calibration",
+    "Extractor",
+    "Verdict",
+    "default_lora_config",
+    "fuse",
+    "Null",
+    "PooledVerdict",
+    "new_key",
+    "open_extractor",
+    "verify",
+    "verify_many",
+    "verify_pooled",
+]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(_HOMES)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

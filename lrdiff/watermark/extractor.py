@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,10 @@ class Calibration:
 
     Attributes:
         images: Kind of image -> number of images.
-        mean: Mean whitened logit of each bit.
-        ones: Share of ones of each bit.
-        bias: Largest distance of a share of ones from 1/2.
-        correlation: Largest absolute correlation of two bits.
+        mean: Mean whitened logit of each bit, over all images.
+        ones: Share of ones of each bit, over all images.
+        bias: Largest distance of a share of ones from 1/2, in the kind where it is largest.
+        correlation: Largest absolute correlation of two bits, in the kind where it is largest.
     """
 
     images: dict[str, int]
@@ -55,35 +55,41 @@ class Calibration:
 
 
 class Extractor(nn.Module):
-    """Blocks of Conv3x3, BatchNorm, GELU at full resolution, a global mean, a linear layer, then fixed whitening.
+    """Blocks of Conv3x3, BatchNorm, GELU, a global mean, a linear layer, then fixed whitening.
 
     The class of network of HiDDeN and Stable Signature (arXiv 2303.15435): 291,456 parameters at 48 bits.
 
-    Differs from the paper: whitening divides the scatter by the number of images, so logits have unit variance times a
-    gain set on purpose; it is symmetric (W = C^-1/2), so every bit stays as near as possible to its trained meaning.
+    Differs from the paper: blocks may have strides, which makes the network many times faster and lets it see further
+    with the same parameters; without them it is the paper's. Whitening divides the scatter by the number of images, so
+    logits have unit variance times a gain set on purpose; it is symmetric (W = C^-1/2), so every bit stays as near as
+    possible to its trained meaning.
 
     Attributes:
         calibration: Measured behaviour on unmarked images, or None.
         gain: Standard deviation of a whitened logit.
     """
 
-    def __init__(self, bits: int = 48, width: int = 64, depth: int = 8) -> None:
+    def __init__(self, bits: int = 48, width: int = 64, depth: int = 8, strides: Sequence[int] | None = None) -> None:
         """Build with random weights.
 
         Args:
             bits: Bits to read.
             width: Channels.
             depth: Blocks before the one that makes one channel of each bit.
+            strides: Of every block, depth + 1 numbers; none means 1 everywhere, as in the paper.
 
         Raises:
-            ShapeError: A number is below one.
+            ShapeError: A number is below one, or there are not as many strides as blocks.
         """
         super().__init__()
         if min(bits, width, depth) < 1:
             raise ShapeError(f"extractor of {bits} bits, width {width}, depth {depth}: each must be at least 1")
         self.bits, self.width, self.depth = bits, width, depth
-        channels = [3, *[width] * depth, bits]
-        self.blocks = nn.Sequential(*(_block(into, out) for into, out in itertools.pairwise(channels)))
+        self.strides = (1,) * (depth + 1) if strides is None else tuple(strides)
+        if len(self.strides) != depth + 1 or min(self.strides) < 1:
+            raise ShapeError(f"strides {self.strides} of an extractor: give {depth + 1} numbers of at least 1")
+        channels = zip(itertools.pairwise([3, *[width] * depth, bits]), self.strides, strict=True)
+        self.blocks = nn.Sequential(*(_block(into, out, stride) for (into, out), stride in channels))
         self.head = nn.Linear(bits, bits)
         self.register_buffer("white", torch.eye(bits))
         self.register_buffer("shift", torch.zeros(bits))
@@ -108,19 +114,36 @@ class Extractor(nn.Module):
         return (self.raw(images) - self.get_buffer("shift")) @ self.get_buffer("white").T
 
     @torch.no_grad()
-    def whiten(self, batches: Iterable[Tensor], gain: float = 1.0) -> None:
+    def whiten(
+        self, images: Iterable[Tensor] | Mapping[str, Iterable[Tensor]], gain: float = 1.0, spread: float = 1.0
+    ) -> None:
         """Set the last layer so that logits of these unmarked images have mean 0, no correlation, variance gain^2.
 
+        W = gain * C^-1/2 with C = mean of the kinds' covariances + spread * covariance of the kinds' means. With a
+        `spread` above 1 a direction in which the kinds differ shrinks, so that bits stay fair on each kind and not only
+        on all of them together; there are fewer such directions than kinds, so little is lost.
+
+        Args:
+            images: Batches, or batches of named kinds, which all count the same however many images they have.
+            gain: Standard deviation of the whitened logits, when `spread` is 1.
+            spread: See above; without kinds it does nothing.
+
         Raises:
-            ShapeError: Fewer images than bits, or `gain` is not positive.
+            ShapeError: Fewer images of a kind than bits, or `gain` is not positive, or `spread` is below 1.
             ModelError: Some combination of bits is constant on the images.
         """
+        if not (gain > 0 and spread >= 1):
+            raise ShapeError(f"gain {gain} and spread {spread}: give a gain > 0 and a spread of at least 1")
         self.eval()
-        logits = torch.cat([self.raw(batch) for batch in batches]).double()
-        if len(logits) <= self.bits or not gain > 0:
-            raise ShapeError(f"{len(logits)} images and gain {gain}: give more images than {self.bits} and a gain > 0")
-        mean = logits.mean(0)
-        values, vectors = torch.linalg.eigh((logits - mean).T @ (logits - mean) / len(logits))
+        kinds = images if isinstance(images, Mapping) else {"unmarked": images}
+        logits = [torch.cat([self.raw(batch) for batch in batches]).double() for batches in kinds.values()]
+        if not logits or min(map(len, logits)) <= self.bits:
+            raise ShapeError(f"{[*map(len, logits)]} images of {[*kinds]}: give more images than {self.bits} of each")
+        means = torch.stack([kind.mean(0) for kind in logits])
+        mean = means.mean(0)
+        within = torch.stack([torch.cov(kind.T, correction=0).reshape(self.bits, -1) for kind in logits]).mean(0)
+        covariance = within + spread * (means - mean).T @ (means - mean) / len(means)
+        values, vectors = torch.linalg.eigh(covariance)
         if not bool(values[0] > 1e-10 * values[-1]):
             raise ModelError("the extractor's bits depend on each other on these images; use more and different images")
         self.get_buffer("white").copy_(gain * (vectors * values.rsqrt()) @ vectors.T)
@@ -133,25 +156,22 @@ class Extractor(nn.Module):
 
         Raises:
             ModelError: The extractor is not whitened.
-            ShapeError: There are fewer than two images.
+            ShapeError: There are no images, or fewer than two of a kind.
         """
         if not self.whitened:
             raise ModelError("the extractor is not whitened; whiten it before calibrating")
         self.eval()
-        found = {kind: [self(batch).double() for batch in batches] for kind, batches in kinds.items()}
-        logits = torch.cat([batch for batches in found.values() for batch in batches] or [torch.empty(0, self.bits)])
-        if len(logits) < 2:
-            raise ShapeError("fewer than two images to calibrate on; give unmarked images")
-        bits = (logits > 0).double()
-        ones = bits.mean(0)
-        # A bit that never changes has no correlation with another; its bias already tells.
-        correlation = torch.corrcoef(bits.T).nan_to_num(0).reshape(self.bits, self.bits)
+        empty = torch.empty(0, self.bits)
+        logits = {name: torch.cat([empty, *map(self.forward, batches)]).double() for name, batches in kinds.items()}
+        if not logits or min(map(len, logits.values())) < 2:
+            raise ShapeError("fewer than two images to calibrate on; give unmarked images of every kind")
+        bits = [(kind > 0).double() for kind in logits.values()]
         self.calibration = Calibration(
-            images={kind: sum(map(len, batches)) for kind, batches in found.items()},
-            mean=tuple(logits.mean(0).tolist()),
-            ones=tuple(ones.tolist()),
-            bias=float((ones - 0.5).abs().max()),
-            correlation=float(correlation.fill_diagonal_(0).abs().max()),
+            images={name: len(kind) for name, kind in logits.items()},
+            mean=tuple(torch.cat([*logits.values()]).mean(0).tolist()),
+            ones=tuple(torch.cat(bits).mean(0).tolist()),
+            bias=max(float((kind.mean(0) - 0.5).abs().max()) for kind in bits),
+            correlation=max(_largest_correlation(kind) for kind in bits),
         )
         return self.calibration
 
@@ -183,7 +203,9 @@ class Extractor(nn.Module):
 
     def _record(self) -> dict[str, Any]:
         calibration = None if self.calibration is None else asdict(self.calibration)
-        shape = {"bits": self.bits, "width": self.width, "depth": self.depth}
+        shape: dict[str, Any] = {"bits": self.bits, "width": self.width, "depth": self.depth}
+        if max(self.strides) > 1:  # without strides the record, and so the hash, is that of older files
+            shape["strides"] = list(self.strides)
         return {**shape, "whitened": self.whitened, "gain": self.gain, "calibration": calibration}
 
 
@@ -198,7 +220,10 @@ def load(path: Path) -> Extractor:
     """
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
-        raise ModelError(f"{file}: no extractor here; none is shipped yet, so give the file of one")
+        raise ModelError(
+            f"{file}: no extractor here, and none is shipped yet; give the file of one, or make one: "
+            "lrdiff embedded make extractor"
+        )
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
@@ -213,7 +238,7 @@ def load(path: Path) -> Extractor:
             raise ModelError(f"{file}: format {header['format']}, this version reads {FORMAT}; update lrdiff")
         if not header["whitened"]:
             raise ModelError(f"{file}: the extractor is not whitened, so its bits are unfair; make it again")
-        extractor = Extractor(header["bits"], header["width"], header["depth"])
+        extractor = Extractor(header["bits"], header["width"], header["depth"], header.get("strides"))
         extractor.load_state_dict(tensors)
         extractor.whitened, extractor.gain = True, float(header["gain"])
         if header["calibration"] is not None:
@@ -229,5 +254,11 @@ def load(path: Path) -> Extractor:
     return extractor.requires_grad_(False).eval()
 
 
-def _block(into: int, out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(into, out, 3, padding=1), nn.BatchNorm2d(out, eps=1e-3), nn.GELU())
+def _block(into: int, out: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(into, out, 3, stride, padding=1), nn.BatchNorm2d(out, eps=1e-3), nn.GELU())
+
+
+def _largest_correlation(bits: Tensor) -> float:
+    # A bit that never changes has no correlation with another; its bias already tells.
+    count = bits.shape[1]
+    return float(torch.corrcoef(bits.T).nan_to_num(0).reshape(count, count).fill_diagonal_(0).abs().max())

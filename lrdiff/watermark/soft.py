@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lrdiff.errors import ShapeError
 
-LEVELS = 2048
+LEVELS = 512
 """Grid steps of the largest logit; rounding is counted against the mark."""
 
 
@@ -56,10 +56,12 @@ def p_value(logits: ArrayLike, key: Sequence[int]) -> float:
     error = np.abs(size / top * LEVELS - steps).sum()
     reached = float(signs @ values) / top * LEVELS
     reach = int(steps.sum())
-    chance = np.zeros(2 * reach + 1)  # chance[j] = P(sum = j - reach)
-    chance[reach] = 1.0
-    for step in steps:
-        chance = 0.5 * (np.roll(chance, step) + np.roll(chance, -step))  # what rolls over is zero: |sum| <= reach
+    chance = np.ones(1)  # chance[j] = P(sum so far = j - (len(chance) - 1) / 2)
+    for step in np.sort(steps).tolist():
+        wider = np.zeros(len(chance) + 2 * step)
+        wider[: len(chance)] = 0.5 * chance
+        wider[2 * step :] += 0.5 * chance
+        chance = wider
     # A true sum of at least `reached` lies on the grid at `reached - error` or above. 1e-6 steps absorb float rounding.
     first = int(np.ceil(reached - error - 1e-6))
     return float(min(1.0, chance[max(first + reach, 0) :].sum()))

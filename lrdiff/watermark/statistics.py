@@ -8,13 +8,14 @@ over many pictures it needs an extractor whose bits are fair and independent, wh
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 from lrdiff.errors import ConfigError, ShapeError
 
@@ -27,7 +28,8 @@ def p_value(matches: int, bits: int) -> float:
     """
     if bits < 1 or not 0 <= matches <= bits:
         raise ShapeError(f"{matches} matches of {bits} bits are impossible; matches go from 0 to the number of bits")
-    return float(stats.binom.sf(matches - 1, bits, 0.5))
+    # P(Bin(n, 1/2) >= k) = I_{1/2}(k, n - k + 1), the regularised incomplete beta function.
+    return 1.0 if matches == 0 else float(special.betainc(matches, bits - matches + 1, 0.5))
 
 
 def corrected(p: float, keys: int = 1, searches: int = 1) -> float:
@@ -55,6 +57,7 @@ def corrected(p: float, keys: int = 1, searches: int = 1) -> float:
     return min(1.0, searches * among_keys)
 
 
+@functools.lru_cache(maxsize=1024)
 def threshold(bits: int, alpha: float, keys: int = 1, searches: int = 1) -> int | None:
     """Return the smallest number of matches whose corrected p-value is at most `alpha`.
 
@@ -128,8 +131,8 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> In
     if not 0.0 < confidence < 1.0:
         raise ConfigError(f"confidence is {confidence}; give a number between 0 and 1, for example 0.95")
     tail = (1.0 - confidence) / 2.0
-    low = 0.0 if successes == 0 else float(stats.beta.ppf(tail, successes, trials - successes + 1))
-    high = 1.0 if successes == trials else float(stats.beta.isf(tail, successes + 1, trials - successes))
+    low = 0.0 if successes == 0 else float(special.betaincinv(successes, trials - successes + 1, tail))
+    high = 1.0 if successes == trials else float(special.betainccinv(successes + 1, trials - successes, tail))
     return Interval(low, high)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,9 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.device import holders
 from app.jobs import Queue
 from tests.tiny import build_tiny_model
 from trainers.registry import run_config_class
+from trainers.rundir import RunDir
+
+SHORT_TRAINER = (sys.executable, str(Path(__file__).with_name("short_trainer.py")))
 
 
 def wait_for(condition: Callable[[], object], timeout: float = 240.0) -> None:
@@ -22,6 +27,32 @@ def wait_for(condition: Callable[[], object], timeout: float = 240.0) -> None:
     while not condition():
         assert time.monotonic() < end, f"nothing happened within {timeout:.0f} s"
         time.sleep(0.05)
+
+
+def ended(run: RunDir) -> Callable[[], bool]:
+    """Return a condition: the run has an end state."""
+    return lambda: run.read()["state"] not in ("queued", "running")
+
+
+def submit(queue: Queue, how: str, steps: int = 300, label: str = "") -> RunDir:
+    """Put a run for the short trainer into the queue, whose prompt says what it does."""
+    config = run_config_class("tensor-lora").model_validate(
+        {"method": {}, "data": {"prompt": how}, "optim": {"steps": steps}}
+    )
+    return queue.submit("tensor-lora", config.model_dump(mode="json"), {}, label)
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> Iterator[Queue]:
+    """Return a queue with the short trainer whose worker does not run yet."""
+    queue = Queue(tmp_path / "runs", trainer=SHORT_TRAINER, interval=0.02)
+    yield queue
+    queue.close()
+    for run, record in queue.runs():
+        if record["state"] in ("queued", "running"):
+            run.stop_path.touch()
+    wait_for(lambda: not holders(queue.root))
+    queue.tick()
 
 
 @pytest.fixture(scope="session")
@@ -50,9 +81,9 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
     yield made
     made.close()
     for run, record in made.runs():
-        if made.is_alive(run, record):
-            made.stop(run.path.name)
-    wait_for(lambda: not any(made.is_alive(run, record) for run, record in made.runs()))
+        if record["state"] in ("queued", "running"):
+            run.stop_path.touch()
+    wait_for(lambda: not holders(made.root))
     made.tick()
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from app import main, text
+from app import main, text, text_auth
+from app.accounts import add_user, open_accounts
 from app.jobs import Queue
 from app.site import Site
 from lrdiff.metadata import read_parameters
@@ -99,10 +101,15 @@ def test_the_first_path(browser_page: Page, site: Site, photos: list[Path], tiny
     tab(page, text.TAB_RUNS)
     expect(badge).to_have_text(text.STATES["finished"], timeout=SLOW)
     expect(page.locator(".run .steps")).to_have_text("step 3 of 3")
-    expect(page.locator("#previews img").first).to_be_visible()
+    expect(page.locator("#previews .strip img").first).to_be_visible()
     run, record = site.queue.runs()[0]
     assert record["state"] == "finished"
     assert {path.read_bytes() for path in (run.path / "images").iterdir()} == {path.read_bytes() for path in photos}
+
+    with page.expect_popup() as opened:
+        page.locator("#report").click()
+    expect(opened.value.locator("h1")).to_contain_text("finished")
+    opened.value.close()
 
     page.locator("#use").click()
     expect(page.locator("#adapter input")).to_have_value(run.path.name)
@@ -118,10 +125,63 @@ def test_the_first_path(browser_page: Page, site: Site, photos: list[Path], tiny
     assert parameters["prompt"] == "a photo of sks"
     assert parameters["adapters"][0]["sha256"] == record["artifact"]["sha256"]
 
+    # Its settings and pictures come back to the Train page.
+    tab(page, text.TAB_RUNS)
+    page.locator("#repeat").click()
+    expect(page.locator(".count")).to_have_text("3 pictures ready")
+    expect(page.get_by_label("Steps", exact=True).first).to_have_value("3")
+
+
+def test_a_run_is_stopped_resumed_and_deleted(
+    browser_page: Page, site: Site, photos: list[Path], settings: Callable[..., dict[str, Any]]
+) -> None:
+    page, badge = browser_page, browser_page.locator(".run .badge")
+    run = site.queue.submit("tensor-lora", settings(4000), {path.name: path for path in photos}, "mug")
+    site.queue.start()
+    tab(page, text.TAB_RUNS)
+    expect(badge).to_have_text(text.STATES["running"], timeout=SLOW)
+    page.locator("#stop").click()
+    expect(badge).to_have_text(text.STATES["stopped"], timeout=SLOW)
+    page.locator("#resume").click()
+    expect(badge).to_have_text(text.STATES["running"], timeout=SLOW)
+    page.reload()
+    tab(page, text.TAB_RUNS)
+    page.locator("#stop").click()
+    expect(badge).to_have_text(text.STATES["stopped"], timeout=SLOW)
+    page.locator("#delete").click()
+    expect(page.locator("#confirm").first).to_contain_text(f"Move {run.path.name} to the trash?")
+    page.locator("#delete-yes").click()
+    expect(page.locator(".run.empty")).to_be_visible()
+    assert [item.name for item in site.queue.trash()] == [run.path.name]
+
+
+def test_a_visitor_logs_in_and_out(site: Site, tmp_path: Path) -> None:
+    add_user(tmp_path / "users.json", "anna", "correct horse battery")
+    page = main.build(site=site, has_users=True)
+    url = main.launch(page, site, "127.0.0.1", 0, open_accounts(tmp_path / "users.json", None))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        view = browser.new_page()
+        view.set_default_timeout(60_000)
+        view.goto(url)
+        view.get_by_label("Name").fill("anna")
+        view.get_by_label("Password").fill("wrong")
+        view.keyboard.press("Enter")
+        assert "do not fit" in view.get_by_role("alert").inner_text()
+        view.get_by_label("Password").fill("correct horse battery")
+        view.keyboard.press("Enter")
+        view.wait_for_selector("#start")
+        view.get_by_role("button", name=text_auth.LOG_OUT).click()
+        expect(view.get_by_label("Password")).to_be_visible()
+        view.goto(url)
+        expect(view.get_by_label("Password")).to_be_visible()
+        browser.close()
+    page.close(verbose=False)
+
 
 def test_a_phone_shows_every_page_without_sideways_scrolling(browser_page: Page) -> None:
     browser_page.set_viewport_size({"width": 360, "height": 740})
-    for name in (text.TAB_TRAIN, text.TAB_RUNS, text.TAB_GENERATE):
+    for name in (text.TAB_TRAIN, text.TAB_RUNS, text.TAB_GENERATE, text.TAB_VERIFY, text.TAB_MODELS):
         tab(browser_page, name)
         browser_page.wait_for_timeout(300)
         assert browser_page.evaluate("document.documentElement.scrollWidth") <= 360, name

@@ -1,15 +1,14 @@
 """The queue with processes of their own: order, ends, crashes, restarts, stops.
 
-The short trainer below keeps the contract of a run directory without torch, so that every end can be played in a
-second. The true trainer is killed here once, and carries out whole runs in test_main.py and test_browser.py.
+The short trainer keeps the contract of a run directory without torch, so that every end can be played in a second. The
+true trainer is killed here once and resumed, and carries out whole runs in test_main.py and test_browser.py.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,59 +17,9 @@ import pytest
 from app import watch
 from app.jobs import Queue
 from lrdiff.errors import RunError
-from tests.app.conftest import wait_for
+from tests.app.conftest import ended, submit, wait_for
 from trainers.registry import run_config_class
-from trainers.rundir import RunDir, process_identity
-
-SHORT_TRAINER = """
-import hashlib, sys, time
-from pathlib import Path
-from trainers.rundir import RunDir, now, process_identity
-
-run = RunDir(Path(sys.argv[1]))
-how = run.read()["config"]["data"]["prompt"]
-print("this is", how, flush=True)
-if how == "exit 3":
-    raise SystemExit(3)
-run.stop_path.unlink(missing_ok=True)
-run.update(state="running", process=process_identity(), started=now())
-if how == "crash":
-    raise RuntimeError("the disk is on fire")
-if how == "wait":
-    while not run.stop_path.exists():
-        run.append_metrics({"step": 1, "loss": 0.5, "seconds_per_step": 0.1, "time": time.time()})
-        time.sleep(0.02)
-artifact = None
-if how != "lie":
-    run.artifact_path.write_bytes(b"weights")
-    artifact = {"file": run.artifact_path.name, "sha256": hashlib.sha256(b"weights").hexdigest()}
-if how == "spoil":
-    run.artifact_path.write_bytes(b"other weights")
-run.update(state="stopped" if how == "wait" else "finished", artifact=artifact, process=None, ended=now())
-raise SystemExit(5 if how == "late" else 0)
-"""
-
-
-@pytest.fixture
-def short(tmp_path: Path) -> Iterator[Queue]:
-    """Return a queue with the short trainer whose worker does not run yet."""
-    queue = Queue(tmp_path / "runs", trainer=(sys.executable, "-c", SHORT_TRAINER), interval=0.02)
-    yield queue
-    queue.close()
-    for run, record in queue.runs():
-        if record["state"] in ("queued", "running"):
-            run.stop_path.touch()
-    wait_for(lambda: queue.device.holder() is None)
-    queue.tick()
-
-
-def submit(queue: Queue, how: str) -> RunDir:
-    config = run_config_class("tensor-lora").model_validate({"method": {}, "data": {"prompt": how}})
-    return queue.submit("tensor-lora", config.model_dump(mode="json"), {})
-
-
-def ended(run: RunDir) -> Callable[[], bool]:
-    return lambda: run.read()["state"] not in ("queued", "running")
+from trainers.rundir import process_identity
 
 
 def test_submitting_writes_a_complete_waiting_run(short: Queue) -> None:
@@ -184,7 +133,7 @@ def test_two_servers_start_a_run_once(short: Queue) -> None:
     other = Queue(short.root, trainer=short.trainer)
     short.tick()
     other.tick()
-    assert (len(short._children), len(other._children)) == (1, 0)
+    assert (len(short.worker._children), len(other.worker._children)) == (1, 0)
     wait_for(lambda: run.read()["state"] == "running")
 
 
@@ -242,14 +191,22 @@ def test_a_damaged_record_does_not_hide_the_others(short: Queue) -> None:
     assert [found.path.name for found, _ in short.runs()] == [run.path.name]
 
 
-def test_the_true_trainer_killed_in_the_middle_is_never_finished(
+def test_the_true_trainer_killed_in_the_middle_is_not_finished_and_goes_on(
     queue: Queue, settings: Callable[..., dict[str, Any]], photos: list[Path]
 ) -> None:
-    run = queue.submit("tensor-lora", settings(steps=1_000_000), {path.name: path for path in photos})
+    config = settings(steps=6)
+    config["watch"]["checkpoint_every"] = 1
+    run = queue.submit("tensor-lora", config, {path.name: path for path in photos})
     queue.start()
-    wait_for(lambda: ended(run)() or len(run.metrics()) > 2)
+    wait_for(lambda: ended(run)() or run.checkpoint_steps())
     os.kill(run.read()["process"]["pid"], signal.SIGKILL)
     wait_for(ended(run))
     view = watch.look(queue, run.path.name)
     assert (view.state, view.record["exit_code"], view.has_artifact) == ("interrupted", -9, False)
     assert "SIGKILL" in watch.card(view)
+    assert view.can_resume
+    queue.resume(run.path.name)
+    wait_for(ended(run))
+    view = watch.look(queue, run.path.name)
+    assert (view.state, view.step, view.has_artifact) == ("finished", 6, True)
+    assert [line["step"] for line in view.metrics if "seconds_per_step" in line] == list(range(1, 7))

@@ -19,6 +19,8 @@ from lrdiff.errors import ConfigError, DataError
 from lrdiff.metadata import read_parameters
 from tests.app.conftest import wait_for
 
+NAMES = ["runs", "run", "train", "stop", "resume", "repeat", "delete", "compare", "adapters", "generate", "verify"]
+
 
 @dataclass(frozen=True)
 class Server:
@@ -45,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def test_only_the_named_operations_are_public(server: Server) -> None:
     listed: Any = server.client.view_api(return_format="dict", print_info=False)
-    assert set(listed["named_endpoints"]) == {"/runs", "/run", "/train", "/stop", "/generate"}
+    assert set(listed["named_endpoints"]) == {f"/{name}" for name in NAMES}
     assert listed["unnamed_endpoints"] == {}
 
 
@@ -134,7 +136,7 @@ def test_folders_that_cannot_be_written_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org"])
 def test_other_addresses_than_this_machine_are_refused(host: str) -> None:
-    with pytest.raises(ConfigError, match=f"--host {host}: this version of the page has no log-in"):
+    with pytest.raises(ConfigError, match=f"--host {host}: others can reach this address"):
         main.serve(host, 0)
 
 

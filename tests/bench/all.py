@@ -6,7 +6,17 @@ import importlib
 
 from tests.bench import readme
 
-BENCHES = ("toys_quality", "probes_quality", "tensor_lora_step", "demo")
+BENCHES = (
+    "toys_quality",
+    "probes_quality",
+    "tensor_lora_step",
+    "demo",
+    "watermark_speed",
+    "watermark_false_positives",
+    "watermark_robustness",
+    "watermark_limits",
+    "sla_attention",
+)
 
 
 def main() -> int:

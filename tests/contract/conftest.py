@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from lrdiff.artifact import Artifact
-from tests.tiny import build_tiny_model
+from tests.tiny import build_tiny_mark, build_tiny_model, mark_settings
 from tests.trainers.conftest import one_thread, save_pictures
 from trainers.registry import METHODS, run_config_class
 from trainers.run import execute
@@ -29,13 +30,15 @@ class World:
     other_model: Path
     images: Path
     other_images: Path
+    mark: Path
+    other_mark: Path
 
-    def settings(self, **changes: Any) -> dict[str, Any]:
+    def settings(self, method: str, **changes: Any) -> dict[str, Any]:
         """Return a short run that uses everything a run can do; `changes` are dotted names with `__` for the dot."""
         base: dict[str, Any] = {
             "model": str(self.model),
             "data": {"images": str(self.images), "batch_size": 2},
-            "method": {},
+            "method": mark_settings(self.mark) if method == "watermark" else {},
             "optim": {"steps": 4, "warmup": 1},
             "watch": {
                 "log_every": 2, "checkpoint_every": 2, "evaluate_every": 2,
@@ -52,7 +55,7 @@ class World:
 
     def run(self, path: Path, method: str, **changes: Any) -> RunDir:
         """Carry out a run in this process."""
-        config = run_config_class(method).model_validate(self.settings(**changes))
+        config = run_config_class(method).model_validate(self.settings(method, **changes))
         run = create(path, method, config.model_dump(mode="json"))
         execute(run)
         return run
@@ -68,6 +71,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         other_model=build_tiny_model(root / "other", seed=1),
         images=images,
         other_images=save_pictures(root / "other-images", 2, size=60),
+        mark=build_tiny_mark(root / "mark"),
+        other_mark=build_tiny_mark(root / "other-mark", seed=1),
     )
 
 
@@ -83,6 +88,10 @@ def reference(method: str, world: World, tmp_path_factory: pytest.TempPathFactor
     return world.run(tmp_path_factory.mktemp("reference") / method, method)
 
 
+MEASURED = re.compile(r"\d+ steps at|memory:|disk:")
+"""Lines of the preflight that a clock or the machine decides."""
+
+
 def observe(run: RunDir) -> dict[str, Any]:
     """Return what a user can see of a run, apart from its settings and from what a clock decides."""
     files = sorted(p for p in run.path.rglob("*") if p.is_file())
@@ -95,6 +104,7 @@ def observe(run: RunDir) -> dict[str, Any]:
         "metrics": json.dumps([{k: v for k, v in row.items() if k not in clock} for row in run.metrics()]),
         "previews": _digest(*(p.read_bytes() for p in files if p.suffix == ".png")),
         "device": run.read()["device"],
+        "plan": [line for line in run.read()["preflight"] if not MEASURED.match(line)],
     }
 
 

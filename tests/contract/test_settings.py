@@ -17,7 +17,8 @@ from pydantic import BaseModel, ValidationError
 from lrdiff.errors import BackendError
 from tests.contract.conftest import World, observe
 from trainers.config import describe_errors
-from trainers.registry import METHODS, run_config_class
+from trainers.denoise.config import DenoiseSettings
+from trainers.registry import METHODS, config_class, run_config_class
 from trainers.rundir import RunDir
 
 
@@ -43,8 +44,9 @@ def to_toml(values: dict[str, Any]) -> str:
     return "\n".join(f"{name} = {json.dumps(value)}" for name, value in flat(values).items() if value is not None)
 
 
-# Another value for every setting, and what it must change of a run: something `observe` sees, or "refused" for what
-# this machine may not have. A setting without a line here, or one that changes nothing, fails the test.
+# Another value for every setting, and what it must change of a run: something `observe` sees, "refused" for what this
+# machine may not have, or "invalid" for what says nothing beside the other settings. A setting without a line here, or
+# one that changes nothing, fails the test.
 COMMON: dict[str, tuple[Any, str]] = {
     "model": ("{other_model}", "weights"),
     "data.images": ("{other_images}", "weights"),
@@ -63,6 +65,7 @@ COMMON: dict[str, tuple[Any, str]] = {
     "optim.accumulate": (2, "weights"),
     "precision.device": ("cuda", "refused or device"),
     "precision.dtype": ("bf16", "weights"),
+    "optim.optimizer": ("adamw-8bit", "refused"),
     "watch.log_every": (1, "metrics"),
     "watch.checkpoint_every": (3, "files"),
     "watch.keep_checkpoints": (1, "files"),
@@ -73,23 +76,108 @@ COMMON: dict[str, tuple[Any, str]] = {
     "watch.preview_count": (2, "files"),
     "seed": (1, "weights"),
 }
+# What all adapters that learn by the denoising loss share.
+DENOISE: dict[str, tuple[Any, str]] = {
+    "method.targets": ("attention+ff", "shapes"),
+    "method.min_snr": (1.0, "weights"),
+    "method.buckets": (True, "plan"),
+    "method.prior_prompt": ("a photo", "weights"),
+    "method.prior_count": (3, "weights"),
+    "method.prior_steps": (2, "weights"),
+    "method.prior_weight": (0.5, "weights"),
+    "method.ema": (0.9, "weights"),
+    "method.patience": (1, "files"),
+    "method.checkpointing": (True, "plan"),
+    "method.compile": ("eager", "plan"),
+}
 OWN: dict[str, dict[str, tuple[Any, str]]] = {
-    "tensor-lora": {
-        "method.targets": ("attention+ff", "shapes"),
-        "method.min_snr": (1.0, "weights"),
+    "tensor-lora": DENOISE
+    | {
         "method.transform_rank": (1, "shapes"),
         "method.residual": ("lora", "shapes"),
         "method.r": (2, "shapes"),
         "method.alpha": (4.0, "weights"),
         "method.init": ("paper", "weights"),
     },
-    "lora": {
-        "method.targets": ("attention+ff+conv", "shapes"),
-        "method.min_snr": (1.0, "weights"),
+    "lora": DENOISE
+    | {
         "method.r": (2, "shapes"),
         "method.alpha": (16, "weights"),
         "method.dropout": (0.5, "weights"),
     },
+    "dora": DENOISE
+    | {
+        "method.r": (2, "shapes"),
+        "method.alpha": (16, "weights"),
+        "method.dropout": (0.5, "weights"),
+    },
+    "loha": DENOISE
+    | {
+        "method.r": (2, "shapes"),
+        "method.alpha": (16, "weights"),
+        "method.dropout": (0.5, "weights"),
+    },
+    "lokr": DENOISE
+    | {
+        "method.r": (1, "shapes"),
+        "method.alpha": (16, "weights"),
+        "method.factor": (2, "shapes"),
+        "method.dropout": (0.5, "weights"),
+    },
+    "oft": DENOISE
+    | {
+        "method.block_size": (8, "shapes"),
+        "method.shared": (True, "shapes"),
+    },
+    "boft": DENOISE
+    | {
+        "method.block_size": (8, "shapes"),
+        "method.dropout": (0.5, "weights"),
+    },
+    "watermark": {
+        "data.prompt": ("a blue ball", "invalid"),
+        "method.key": ("0a1b2c", "invalid"),
+        "method.owner": ("somebody", "invalid"),
+        "method.registry": ("keys.sqlite", "invalid"),
+        "method.key_file": ("keys.key", "invalid"),
+        "method.bits_file": ("{other_mark}/key.txt", "weights"),
+        "method.extractor": ("{other_mark}/extractor.safetensors", "weights"),
+        "method.target": (r"decoder\.up_blocks\.1\.resnets\.0\.conv1", "shapes"),
+        "method.r": (2, "shapes"),
+        "method.alpha": (8.0, "weights"),
+        "method.image_loss": ("watson", "weights"),
+        "method.gain": (5.0, "weights"),
+        "method.weighting": ("fixed", "weights"),
+        "method.image_weight": (0.2, "invalid"),
+        "method.distort": (0.0, "weights"),
+        "method.target_psnr": (60.0, "metrics"),
+        "method.target_accuracy": (0.501, "metrics"),
+        "method.target_distorted": (0.501, "metrics"),
+        "method.patience": (1, "files"),
+        "method.generated": (3, "weights"),
+        "method.held_out": (3, "metrics"),
+        "method.prompts": ("{other_mark}/prompts.txt", "weights"),
+        "method.sampling_steps": (1, "weights"),
+        "method.guidance": (1.0, "weights"),
+    },
+}
+# What both runs of a comparison share, where the setting acts only then.
+TOGETHER: dict[str, dict[str, Any]] = {
+    "method.patience": {
+        "method__target_psnr": 20.0,
+        "method__target_accuracy": 0.501,
+        "method__target_distorted": 0.501,
+        "method__distort": 0.0,
+    },
+}
+# The same of adapters that learn by the denoising loss.
+PRESERVED = {"method__prior_prompt": "a photo", "method__prior_count": 2, "method__prior_steps": 1}
+TOGETHER_DENOISE: dict[str, dict[str, Any]] = {
+    "method.prior_count": {"method__prior_prompt": "a photo", "method__prior_steps": 1},
+    "method.prior_steps": {"method__prior_prompt": "a photo", "method__prior_count": 2},
+    "method.prior_weight": PRESERVED,
+    "method.compile": {"watch__preview_every": 0, "watch__evaluate_every": 0, "optim__steps": 1},
+    "method.patience": {"data__validation": "{other_images}", "watch__evaluate_every": 1, "optim__lr": 1e-12},
 }
 # The settings all methods share are read by the Method class and the loop, so they are walked once for each class.
 WALKED = {entry.method: name for name, entry in reversed(METHODS.items())}
@@ -99,12 +187,16 @@ def table(method: str) -> dict[str, tuple[Any, str]]:
     return COMMON | OWN[method]
 
 
+def is_walked(method: str, name: str) -> bool:
+    """Tell whether a setting is tried with this method; one that several share is tried with one of them."""
+    if name in DENOISE and OWN[method].keys() >= DENOISE.keys():
+        return method == "lora"  # the quickest of them to compile
+    return name.startswith("method.") or WALKED[METHODS[method].method] == method
+
+
 def walks() -> list[tuple[str, str]]:
     return [
-        (method, name)
-        for method in METHODS
-        for name in leaves(run_config_class(method))
-        if name.startswith("method.") or WALKED[METHODS[method].method] == method
+        (method, name) for method in METHODS for name in leaves(run_config_class(method)) if is_walked(method, name)
     ]
 
 
@@ -121,9 +213,16 @@ def test_every_setting_changes_the_run_or_is_refused(
     method, name = walk
     value, effect = table(method)[name]
     if isinstance(value, str):
-        value = value.format(other_model=world.other_model, other_images=world.other_images)
-    before = references[method]
-    change = {name.replace(".", "__"): value}
+        names = ("other_model", "other_images", "other_mark")
+        value = value.format(**{key: getattr(world, key) for key in names}) if value.startswith("{") else value
+    together = TOGETHER_DENOISE if issubclass(config_class(method), DenoiseSettings) else TOGETHER
+    shared = {key: str(world.other_images) if v == "{other_images}" else v for key, v in together.get(name, {}).items()}
+    before = world.run(tmp_path / "before", method, **shared) if shared else references[method]
+    change = {name.replace(".", "__"): value} | shared
+    if effect == "invalid":
+        with pytest.raises(ValidationError, match=name.rpartition(".")[2]):
+            world.run(tmp_path / "run", method, **change)
+        return
     if effect.startswith("refused") and not torch.cuda.is_available():
         with pytest.raises(BackendError, match=name):
             world.run(tmp_path / "run", method, **change)
@@ -150,14 +249,16 @@ def test_the_same_settings_give_the_same_run(references: dict[str, RunDir], worl
 
 def full(world: World, method: str) -> Any:
     """Return settings that differ from the defaults wherever they can."""
-    changes = {name.replace(".", "__"): value for name, (value, _) in table(method).items()}
+    changes = {n.replace(".", "__"): value for n, (value, effect) in table(method).items() if effect != "invalid"}
     changes["data__validation"] = str(world.other_images)
-    return run_config_class(method).model_validate(world.settings(**changes))
+    changes["watch__preview_every"] = 2  # prompts of previews that are off would be refused
+    changes["watch__evaluate_every"] = 3  # so would the patience of goals that are never measured
+    return run_config_class(method).model_validate(world.settings(method, **changes))
 
 
 def test_settings_survive_json_and_toml(method: str, world: World) -> None:
     kind = run_config_class(method)
-    for config in (full(world, method), kind.model_validate(world.settings())):
+    for config in (full(world, method), kind.model_validate(world.settings(method))):
         assert kind.model_validate_json(config.model_dump_json()) == config
         assert kind.model_validate(tomllib.loads(to_toml(config.model_dump(mode="json")))) == config
 
@@ -198,12 +299,12 @@ def test_unknown_names_wrong_types_and_bad_values_are_refused_by_name(method: st
     for name, values in cases.items():
         for value in values:
             with pytest.raises(ValidationError) as caught:
-                run_config_class(method).model_validate(world.settings(**{name.replace(".", "__"): value}))
+                run_config_class(method).model_validate(world.settings(method, **{name.replace(".", "__"): value}))
             assert f"flags: {name}: " in describe_errors(caught.value, "flags")
 
 
 def test_settings_cannot_be_changed_afterwards(method: str, world: World) -> None:
-    config = run_config_class(method).model_validate(world.settings())
+    config = run_config_class(method).model_validate(world.settings(method))
     with pytest.raises(ValidationError):
         config.optim.lr = 1.0
 

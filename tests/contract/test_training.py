@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -20,12 +21,31 @@ from lrdiff.inject import attach, inject, set_weights
 from lrdiff.rng import stream
 from tests.contract.conftest import World, observe
 from trainers import registry
+from trainers.denoise.config import DenoiseSettings
 from trainers.engine import Engine
 from trainers.loop import fit
 from trainers.method import Method
 from trainers.registry import METHODS, config_class, method_class, run_config_class
 from trainers.run import build, execute
 from trainers.rundir import RunDir
+
+DENOISE = [name for name in METHODS if issubclass(config_class(name), DenoiseSettings)]
+"""The methods whose adapter goes into the denoiser."""
+UNSCALED = ("dora", "oft", "boft")
+"""Those whose adapter multiplies the weight, so that it has no strength."""
+
+
+def network(owner: Any, method: str) -> Any:
+    """Return the network that a method adapts, of a backbone or of a trainer."""
+    return owner.denoiser if method in DENOISE else owner.vae
+
+
+def output(backbone: Any, method: str) -> Tensor:
+    """Return what the adapted network makes of fixed inputs."""
+    if method in DENOISE:
+        return predict(backbone)
+    with torch.no_grad():
+        return backbone.decode(torch.randn((2, *backbone.latent_shape), generator=stream(0, "x")))
 
 
 def predict(backbone: Any) -> Tensor:
@@ -36,7 +56,7 @@ def predict(backbone: Any) -> Tensor:
 
 
 def prepared(method: str, world: World, **changes: Any) -> tuple[Any, Any, Engine]:
-    config = run_config_class(method).model_validate(world.settings(**changes))
+    config = run_config_class(method).model_validate(world.settings(method, **changes))
     engine = Engine(config.precision)
     return build(method, config, engine), config, engine
 
@@ -56,7 +76,8 @@ def test_an_unknown_method_lists_the_known_ones() -> None:
 
 def test_only_the_adapter_learns_and_the_base_stays_bit_identical(method: str, world: World) -> None:
     trainer, config, engine = prepared(method, world, optim__weight_decay=0.1)
-    base = {name: value.clone() for name, value in backbones.load(world.model).denoiser.state_dict().items()}
+    fresh = network(backbones.load(world.model), method)
+    base = {name: value.clone() for name, value in fresh.state_dict().items()}
     declared = {id(p) for group in trainer.param_groups() for p in group.params}
     assert declared == {id(p) for p in trainer.parameters() if p.requires_grad}
     before = {id(p): p.detach().clone() for p in trainer.parameters() if id(p) in declared}
@@ -68,19 +89,21 @@ def test_only_the_adapter_learns_and_the_base_stays_bit_identical(method: str, w
     assert all(not torch.equal(p, before[id(p)]) for p in trainer.parameters() if id(p) in before)
     found = {
         name.replace(".base_layer", ""): value
-        for name, value in trainer.denoiser.state_dict().items()
+        for name, value in network(trainer, method).state_dict().items()
         if ".default" not in name
     }
-    assert found.keys() == base.keys()
-    assert all(torch.equal(found[name], base[name]) for name in base)
+    released = set() if method in DENOISE else {name for name in base if name.startswith(("encoder.", "quant_conv."))}
+    assert found.keys() == base.keys() - released
+    assert all(torch.equal(found[name], base[name]) for name in found)
 
 
 def test_the_groups_are_those_of_the_layers(method: str, world: World) -> None:
     """Weight decay must not pull a transform away from the identity, and must reach everything else."""
     trainer, _, _ = prepared(method, world)
     groups = {group.name: group for group in trainer.param_groups() if group.params}
-    assert set(groups) == ({"transform", "residual"} if method == "tensor-lora" else {"residual"})
-    assert groups["residual"].decay
+    names = {"tensor-lora": {"transform", "residual"}, "watermark": {"lora"}}.get(method, {"residual"})
+    assert set(groups) == names
+    assert all(group.decay for name, group in groups.items() if name != "transform")
     if "transform" in groups:
         assert not groups["transform"].decay
         assert len(groups["transform"].params) == len(trainer.report.targets)
@@ -89,6 +112,9 @@ def test_the_groups_are_those_of_the_layers(method: str, world: World) -> None:
 def test_the_start_changes_nothing(method: str, world: World) -> None:
     trainer, _, _ = prepared(method, world)
     fresh = backbones.load(world.model)
+    if method not in DENOISE:
+        assert torch.equal(output(trainer.backbone, method), output(fresh, method))
+        return
     cond = fresh.condition(["a photo of sks", "a red cube"])
     x = torch.randn((2, *fresh.latent_shape), generator=stream(0, "x"))
     with torch.no_grad():
@@ -102,24 +128,30 @@ def test_the_saved_adapter_on_a_fresh_base_is_what_was_trained(method: str, worl
     trainer.eval()
     trainer.artifact().save(tmp_path / "a.safetensors")
     fresh = backbones.load(world.model)
-    base = predict(fresh)
-    found = attach(fresh.denoiser, Artifact.load(tmp_path / "a.safetensors"), "loaded")
+    base = output(fresh, method)
+    found = attach(network(fresh, method), Artifact.load(tmp_path / "a.safetensors"), "loaded")
     assert found.targets == trainer.report.targets
     assert found.parameters == trainer.report.parameters
-    cond = fresh.condition(["a photo of sks", "a red cube"])
-    x = torch.randn((2, *fresh.latent_shape), generator=stream(0, "x"))
-    with torch.no_grad():
-        trained = trainer.backbone.predict(x, torch.tensor([100, 700]), cond)
-    loaded = predict(fresh)
-    assert torch.equal(loaded, trained)
+    if method in DENOISE:  # the trainer's own text encoder was released
+        trainer.backbone.condition = fresh.condition
+    loaded = output(fresh, method)
+    assert torch.equal(loaded, output(trainer.backbone, method))
     assert float((loaded - base).abs().max()) > 1e-3
-    set_weights(fresh.denoiser, {"loaded": 0.0})
-    assert torch.equal(predict(fresh), base)
+    if method in UNSCALED:
+        with pytest.raises(TargetError, match="cannot be scaled; use weight 1"):
+            set_weights(network(fresh, method), {"loaded": 0.0})
+        return
+    set_weights(network(fresh, method), {"loaded": 0.0})
+    assert torch.equal(output(fresh, method), base)
 
 
 def test_the_result_of_a_run_works_on_its_base_and_on_no_other(method: str, world: World, reference: RunDir) -> None:
     adapter = read_adapter(AdapterSpec(path=reference.path, weight=1.0))
     backbone = backbones.load(world.model)
+    if method not in DENOISE:
+        with pytest.raises(ArtifactError, match="goes into the vae"), adapted(backbone, [adapter]):
+            pass
+        return
     base = predict(backbone)
     with adapted(backbone, [adapter]):
         assert not torch.equal(predict(backbone), base)
@@ -144,18 +176,24 @@ def test_a_damaged_result_is_refused(method: str, reference: RunDir, tmp_path: P
         read_adapter(AdapterSpec(path=path, weight=1.0))
 
 
+@pytest.mark.parametrize("method", DENOISE)
 def test_unknown_targets_are_refused(method: str, world: World) -> None:
     backbone = backbones.load(world.model)
-    settings = run_config_class(method).model_validate(world.settings()).method
+    settings = run_config_class(method).model_validate(world.settings(method)).method
     with pytest.raises(TargetError):
         inject(backbone.denoiser, settings.peft(["no.such.layer"]), "default")
 
 
+@pytest.mark.parametrize("method", DENOISE)
 @pytest.mark.parametrize("group", ["attention", "attention+ff", "attention+ff+conv"])
 def test_exactly_the_asked_layers_are_adapted(method: str, world: World, group: str) -> None:
     backbone = backbones.load(world.model)
     layers = backbone.target_layers(group)  # pyright: ignore[reportArgumentType]
-    config = run_config_class(method).model_validate(world.settings(method__targets=group))
+    if method == "oft" and group.endswith("conv"):
+        with pytest.raises(ValidationError, match="targets"):
+            run_config_class(method).model_validate(world.settings(method, method__targets=group))
+        return
+    config = run_config_class(method).model_validate(world.settings(method, method__targets=group))
     assert list(inject(backbone.denoiser, config.method.peft(layers), "default").targets) == layers
 
 

@@ -18,7 +18,7 @@ import torch
 
 from lrdiff.artifact import versions
 from lrdiff.rng import stream
-from tests.tiny import build_tiny_model
+from tests.tiny import build_tiny_mark, build_tiny_model, mark_settings
 from tests.trainers.conftest import save_pictures
 from tests.trainers.line import record_metrics
 from trainers.engine import Engine
@@ -46,7 +46,7 @@ def trajectory(method: str, folder: Path) -> dict[str, Any]:
     settings = {
         "model": str(model),
         "data": {"images": str(save_pictures(folder / "images")), "batch_size": 2},
-        "method": {},
+        "method": mark_settings(build_tiny_mark(folder / "mark")) if method == "watermark" else {},
         "optim": {"steps": STEPS, "warmup": 2, "lr": 5e-3},
         "precision": {"device": "cpu"},
     }

@@ -82,7 +82,7 @@ def test_bad_folders_are_refused(tmp_path: Path) -> None:
 
 def test_what_is_left_out_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_pictures(tmp_path, 1)
-    for name in ("clip.mp4", "shot.heic", "0.txt", "metadata.jsonl", "Thumbs.db"):
+    for name in ("clip.mp4", "shot.heic", "0.txt", "notes.jsonl", "Thumbs.db"):
         (tmp_path / name).write_text("x")
     (tmp_path / "more").mkdir()
     find_samples(tmp_path, "x")

@@ -141,3 +141,31 @@ def test_two_processes_equal_one_with_twice_the_micro_batches() -> None:
     assert first["offset"] == pytest.approx(float(alone.offset.detach()), rel=1e-4)
     for both, one in zip(first["rows"], rows, strict=True):
         assert both == pytest.approx(one, rel=1e-4)
+
+
+def test_accelerate_launch_gives_the_gradients_of_one_process_with_twice_the_batch(tmp_path: Path) -> None:
+    """On a CPU, accelerate starts several processes by the same way as for GPUs; its --cpu starts one, or needs MPI."""
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    flags = {"num_processes": 2, "num_machines": 1, "mixed_precision": "no", "dynamo_backend": "no"}
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", *words]
+    done = subprocess.run(
+        [*launch, "--main_process_port", str(free_port()), str(script), "1"],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=True,
+    )
+    lines = done.stdout.replace("}{", "}\n{").splitlines()  # both may write before either ends its line
+    found = [json.loads(line) for line in lines if line.startswith("{")]
+    assert len(found) == 2
+    assert found[0]["rows"] == found[1]["rows"]
+    rows: list[dict[str, float]] = []
+    alone = Line(LineSettings(noise=0.1), batch_size=2)
+    train(alone, (record_metrics(rows),), accumulate=2, clip=0.5)
+    assert sorted(found[0]["seen"] + found[1]["seen"]) == alone.seen, "together the batches of the one"
+    for both, one in zip(found[0]["rows"], rows, strict=True):
+        assert both["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+        assert both["loss"] == pytest.approx(one["loss"], rel=1e-4)

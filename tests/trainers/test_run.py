@@ -479,6 +479,23 @@ def test_one_picture_is_allowed_with_a_warning(tiny_model: Path, tmp_path: Path)
     assert "WARNING only one training image" in run.log_path.read_text()
 
 
+def test_settings_that_cannot_act_are_told(tiny_model: Path, tmp_path: Path) -> None:
+    images = save_pictures(tmp_path / "captioned", 2)
+    for picture in images.glob("*.png"):
+        picture.with_suffix(".txt").write_text("a red cube")
+    config = settings(tiny_model, images, optim={"steps": 1, "warmup": 3})
+    run = create(tmp_path / "run", "tensor-lora", config | {"data": config["data"] | {"prompt": "a photo of zwx"}})
+    assert execute(run) == "finished"
+    log = run.log_path.read_text()
+    assert "WARNING warm-up of 3 steps in a run of 1: lr only reaches 25 % of its peak" in log
+    assert "WARNING data.prompt 'a photo of zwx' is not used" in log
+    with pytest.raises(ValueError, match="preview_every=0 leaves preview_prompts without effect"):
+        read_config({
+            "method": "tensor-lora",
+            "config": settings(tiny_model, images, watch={"preview_every": 0, "preview_prompts": ["a cube"]}),
+        })  # fmt: skip
+
+
 def test_the_pictures_are_not_touched(pictures: Path, tiny_model: Path, tmp_path: Path) -> None:
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(pictures.iterdir())}
     run = create(tmp_path / "run", "tensor-lora", settings(tiny_model, pictures, optim={"steps": 1, "warmup": 0}))

@@ -1,4 +1,4 @@
-"""Settings of the adapters that are trained by the denoising loss. No torch here."""
+"""Settings shared by the adapters that are trained by the denoising loss, and those of tensor-lora. No torch here."""
 
 from __future__ import annotations
 
@@ -24,6 +24,43 @@ class DenoiseSettings(Settings, ABC):
 
     min_snr: NonNegativeFloat = 0.0
     """Min-SNR loss weighting (arXiv 2303.09556) with this gamma, usually 5; 0 weights all timesteps alike."""
+
+    buckets: bool = False
+    """Keep the shape of pictures: crop each to the nearest of several sizes instead of to a square. Batches then hold
+    one size each, and the last of a size may be smaller."""
+
+    prior_prompt: str = ""
+    """Preserve what the model makes of this prompt, usually the caption without the rare word, "a photo of a mug"."""
+
+    prior_count: PositiveInt = 20
+    """How many images of `prior_prompt` the untouched model draws at the start of the run."""
+
+    prior_steps: PositiveInt = 20
+    """Sampling steps of each of them."""
+
+    prior_weight: PositiveFloat = 1.0
+    """Weight of their loss beside that of the pictures."""
+
+    ema: Annotated[float, Ge(0.0), Le(0.99999)] = 0.0
+    """Decay of a moving average of the adapter, usually 0.99; 0 for none. The average is measured, shown and saved."""
+
+    patience: NonNegativeInt = 0
+    """End the run when the validation loss has not fallen in this many evaluations; 0 never. Needs data.validation."""
+
+    checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
+
+    compile: Literal["off", "inductor", "eager"] = "off"
+    """Compile the denoiser with torch.compile. eager only traces it, to see whether a model can be compiled."""
+
+    @model_validator(mode="after")
+    def _prior_acts(self) -> Self:
+        """Refuse settings of a prior that is not preserved."""
+        names = ("prior_count", "prior_steps", "prior_weight")
+        changed = [n for n in names if getattr(self, n) != type(self).model_fields[n].default]
+        if changed and not self.prior_prompt:
+            raise ValueError(f"prior_prompt='' leaves {', '.join(changed)} without effect; leave out one or the other")
+        return self
 
     @abstractmethod
     def peft(self, layers: list[str]) -> Any:
@@ -77,27 +114,4 @@ class TensorLoraSettings(DenoiseSettings):
             residual=self.residual,
             alpha=self.alpha,
             init=self.init,
-        )
-
-
-class LoraSettings(DenoiseSettings):
-    """Plain low-rank adapters (arXiv 2106.09685) through peft."""
-
-    adapter: ClassVar[str] = "lora"
-
-    r: PositiveInt = 4
-    """Rank of the update."""
-
-    alpha: PositiveInt = 4
-    """Scale of the update: s = alpha / r."""
-
-    dropout: Annotated[float, Ge(0.0), Le(0.9)] = 0.0
-    """Share of the adapter's inputs that are dropped while training."""
-
-    def peft(self, layers: list[str]) -> Any:
-        """Return the peft configuration for these layer names."""
-        from peft import LoraConfig
-
-        return LoraConfig(
-            target_modules=layers, r=self.r, lora_alpha=self.alpha, lora_dropout=self.dropout, bias="none"
         )

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from lrdiff import backbones
 from lrdiff.artifact import Artifact, Header
+from lrdiff.errors import ConfigError
 from lrdiff.inject import inject, state
-from lrdiff.rng import stream
+from lrdiff.rng import derive, stream
 from lrdiff.sampling import SAMPLERS
-from trainers.config import RunConfig
-from trainers.data import Sample, epoch_indices, find_samples, load_pixels
+from trainers.buckets import bucketed_batch
+from trainers.config import DataConfig, RunConfig
+from trainers.data import Sample, epoch_indices, find_samples
+from trainers.denoise.average import Average
 from trainers.denoise.config import DenoiseSettings
+from trainers.denoise.patience import Patience
+from trainers.denoise.pictures import Latents, encode
+from trainers.denoise.prior import draw_class
 from trainers.engine import Engine
 from trainers.method import Batch, Method, Metrics, ParamGroup
 
@@ -47,50 +54,81 @@ class Denoise(Method[RunConfig[DenoiseSettings]]):
             LrdiffError: The model, an image or a caption cannot be used, or no layer matches.
         """
         super().__init__(config)
+        self._check_patience()
         self.name = name
         self.backbone = backbones.load(config.model, device=engine.device, dtype=engine.dtype)
         self.samples = find_samples(config.data.images, config.data.prompt)
+        if config.data.prompt != DataConfig().prompt and config.data.prompt not in {s.caption for s in self.samples}:
+            log.warning("data.prompt %r is not used: every picture has a caption of its own", config.data.prompt)
         if len(self.samples) == 1:
             log.warning("only one training image: the subject will be copied with its background and pose")
-        self.latents = self._encode(self.samples)
+        self.latents = self._encode(self.samples, flip=config.data.flip)
         held_out = config.data.validation
         self.held_out = find_samples(held_out, config.data.prompt, "data.validation") if held_out else []
-        self.held_out_latents = self._encode(self.held_out) if self.held_out else self.latents[:0]
+        self.held_out_latents = self._encode(self.held_out)
         self.preview_prompts = config.watch.preview_prompts or (self.samples[0].caption,)
+        settings = config.method
+        self.prior = draw_class(self.backbone, settings, config.seed) if settings.prior_prompt else None
         self.conditions = self._condition()
         self.backbone.release_encoders()
-        layers = self.backbone.target_layers(config.method.targets)
-        self.peft_config = config.method.peft(layers)
+        self._insert()
+        trained = [p for group in self.param_groups() for p in group.params]
+        self.average = Average(trained, settings.ema) if settings.ema else None
+        self.patience = Patience(settings.patience) if settings.patience else None
+
+    def _check_patience(self) -> None:
+        """Refuse an early stop that could never come."""
+        config = self.config
+        if config.method.patience and (config.data.validation is None or not config.watch.evaluate_every):
+            raise ConfigError(
+                "method.patience stops on the loss of held-out images: give data.validation and watch.evaluate_every, "
+                "or leave it 0"
+            )
+
+    def _insert(self) -> None:
+        """Put the adapter into the denoiser, and set how that computes."""
+        settings = self.config.method
         self.denoiser = self.backbone.denoiser
+        layers = self.backbone.target_layers(settings.targets)
+        self.peft_config = settings.peft(layers)
         self.report = inject(self.denoiser, self.peft_config, ADAPTER)
+        if settings.checkpointing:
+            cast(Any, self.denoiser).enable_gradient_checkpointing()
+        if settings.compile != "off":
+            self.denoiser.compile(backend=settings.compile)
 
     def describe(self) -> list[str]:
         """Return the preflight in words: what is trained, on which layers, with which images."""
         captions = sorted({sample.caption for sample in self.samples})
         shown = "; ".join(repr(text) for text in captions[:3]) + (" ..." if len(captions) > 3 else "")
         base = sum(p.numel() for p in self.denoiser.parameters()) - self.report.parameters
+        settings = self.config.method
+        extra = [f"{len(self.prior)} images of {settings.prior_prompt!r} are preserved"] if self.prior else []
+        extra += ["activations are computed again in the backward pass"] if settings.checkpointing else []
+        extra += [f"the denoiser is compiled: {settings.compile}"] if settings.compile != "off" else []
         return [
             f"base model {self.backbone.name}: {base:,} parameters, all frozen",
             f"{self.name}: {self.report.parameters:,} parameters on {len(self.report.targets)} layers, "
             f"{self.report.targets[0]} ... {self.report.targets[-1]}",
-            f"{len(self.samples)} images at {self.backbone.resolution} px, captions {shown}",
+            f"{len(self.samples)} images at {self._sizes()} px, captions {shown}",
             f"{len(self.held_out)} images held out for validation",
+            *extra,
         ]
 
-    def _encode(self, samples: Sequence[Sample]) -> Tensor:
-        """Return posterior mean and standard deviation of every image, stacked: [N, 2, C, H, W] on the CPU."""
-        pixels = load_pixels(samples, self.backbone.resolution)
-        flipped = [pixels.flip(-1)] if self.config.data.flip else []
-        moments = []
-        with torch.no_grad():
-            for images in torch.cat([pixels, *flipped]).split(8):
-                mean, std = self.backbone.encode_moments(images.to(self.backbone.device, self.backbone.dtype))
-                moments.append(torch.stack([mean, std], dim=1).float().cpu())
-        return torch.cat(moments)
+    def _sizes(self) -> str:
+        """Return the sizes of the training pictures in words."""
+        factor = self.backbone.latent_factor
+        sizes = sorted({(shape[-1] * factor, shape[-2] * factor) for shape in self.latents.shapes})
+        square = len(sizes) == 1 and sizes[0][0] == sizes[0][1]
+        return str(sizes[0][0]) if square else ", ".join(f"{width} x {height}" for width, height in sizes)
+
+    def _encode(self, samples: Sequence[Sample], flip: bool = False) -> Latents:
+        return encode(self.backbone, samples, flip=flip, buckets=self.config.method.buckets)
 
     def _condition(self) -> dict[str, dict[str, Tensor]]:
         """Encode every text the run will need, once."""
         texts = {sample.caption for sample in [*self.samples, *self.held_out]} | set(self.preview_prompts) | {""}
+        texts |= {self.config.method.prior_prompt} if self.prior else set()
         with torch.no_grad():
             return {text: {k: v.cpu() for k, v in self.backbone.condition([text]).items()} for text in sorted(texts)}
 
@@ -100,14 +138,34 @@ class Denoise(Method[RunConfig[DenoiseSettings]]):
         return {key: torch.cat([item[key] for item in found]) for key in found[0]}
 
     def batch(self, index: int, rng: torch.Generator) -> Batch:
-        """Return moments [B, 2, C, H, W] and conditions of micro-batch `index`; every epoch is a new permutation."""
-        count = len(self.latents)
-        chosen = epoch_indices(index, self.config.data.batch_size, count, self.config.seed)
-        captions = [self.samples[i % len(self.samples)].caption for i in chosen]
-        return {"moments": self.latents[chosen], "cond": self._conditions(captions)}
+        """Return moments [B, 2, C, h, w] and conditions of micro-batch `index`; every epoch is a new permutation."""
+        count, size, seed = len(self.latents), self.config.data.batch_size, self.config.seed
+        if self.config.method.buckets:
+            chosen = bucketed_batch(index, size, self.latents.shapes, seed)
+        else:
+            chosen = epoch_indices(index, size, count, seed)
+        batch = self._gather(self.latents, chosen, [self.samples[i % len(self.samples)].caption for i in chosen])
+        if self.prior is None:
+            return batch
+        others = epoch_indices(index, len(chosen), len(self.prior), derive(seed, "prior order"))
+        return batch | {"prior": self._gather(self.prior, others, [self.config.method.prior_prompt] * len(others))}
+
+    def _gather(self, latents: Latents, chosen: Sequence[int], captions: Sequence[str]) -> dict[str, Any]:
+        cond = self._conditions(captions)
+        crops = [latents.crops[i] for i in chosen]
+        cond |= {key: torch.cat([crop[key] for crop in crops]) for key in crops[0]}
+        return {"moments": torch.stack([latents.moments[i] for i in chosen]), "cond": cond}
 
     def forward(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Metrics]:
-        """Return the weighted denoising loss."""
+        """Return the weighted denoising loss, of the pictures and of the class that is to be preserved."""
+        loss = self._loss(batch, rng)
+        if "prior" not in batch:
+            return loss, {}
+        prior = self._loss(batch["prior"], rng)
+        total = loss + self.config.method.prior_weight * prior
+        return total, {"loss_pictures": loss.detach(), "loss_prior": prior.detach()}
+
+    def _loss(self, batch: Batch, rng: torch.Generator) -> Tensor:
         moments = batch["moments"]
         mean, std = moments[:, 0], moments[:, 1]
         clean = mean + std * torch.randn(mean.shape, generator=rng).to(mean)
@@ -116,7 +174,7 @@ class Denoise(Method[RunConfig[DenoiseSettings]]):
         losses = self._losses(clean, noise, times, batch["cond"])
         if self.config.method.min_snr:
             losses = losses * self.backbone.schedule.min_snr_weight(times, self.config.method.min_snr).to(losses)
-        return losses.mean(), {}
+        return losses.mean()
 
     def _losses(self, clean: Tensor, noise: Tensor, times: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
         """Return the squared error of each sample, averaged over its latent. `times` stay on the CPU."""
@@ -142,31 +200,63 @@ class Denoise(Method[RunConfig[DenoiseSettings]]):
             component=self.backbone.component,
             extra={"prompt": self.samples[0].caption, "seed": self.config.seed, "images": len(self.samples)},
         )
-        tensors = {key: value.detach().float().cpu().clone() for key, value in state(self.denoiser, ADAPTER).items()}
+        with self._averaged():
+            found = state(self.denoiser, ADAPTER)
+            tensors = {key: value.detach().float().cpu().clone() for key, value in found.items()}
         return Artifact(tensors=tensors, header=header)
+
+    def stepped(self, step: int) -> None:
+        """Move the average along."""
+        if self.average is not None:
+            self.average.update(step)
+
+    def done(self) -> str:
+        """Return why the held-out images need no further step, or ""."""
+        return self.patience.reason() if self.patience is not None else ""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return average and patience."""
+        return {key: value for part in self._kept() for key, value in part.state().items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` returned."""
+        for part in self._kept():
+            part.load_state(state)
+
+    def _kept(self) -> list[Average | Patience]:
+        return [part for part in (self.average, self.patience) if part is not None]
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Return the context in which the adapter is its average, where there is one."""
+        return nullcontext() if self.average is None else self.average.applied()
 
     def evaluate(self, rng: torch.Generator) -> dict[str, float]:
         """Measure the unweighted loss at fixed timesteps and noise, on training and on held-out images."""
-        found = {"loss_fixed": self._fixed_loss(self.latents, self.samples, rng)}
-        if self.held_out:
-            found["loss_validation"] = self._fixed_loss(self.held_out_latents, self.held_out, rng)
+        with self._averaged():
+            found = {"loss_fixed": self._fixed_loss(self.latents, self.samples, rng)}
+            if self.held_out:
+                found["loss_validation"] = self._fixed_loss(self.held_out_latents, self.held_out, rng)
+        if self.patience is not None:
+            self.patience.see(found["loss_validation"])
         return found
 
-    def _fixed_loss(self, moments: Tensor, samples: Sequence[Sample], rng: torch.Generator) -> float:
+    def _fixed_loss(self, latents: Latents, samples: Sequence[Sample], rng: torch.Generator) -> float:
         levels = torch.linspace(0, self.backbone.schedule.steps - 1, EVALUATION_LEVELS + 2)[1:-1].round().long()
         total = 0.0
-        for number, clean in enumerate(moments[: len(samples), 0]):
-            clean = clean.to(self.backbone.device).expand(len(levels), *clean.shape)
+        for number, sample in enumerate(samples):
+            clean = latents.moments[number][0].to(self.backbone.device)
+            clean = clean.expand(len(levels), *clean.shape)
             noise = torch.randn(clean.shape, generator=rng).to(clean)
-            cond = self._to_device(self._conditions([samples[number].caption] * len(levels)))
+            chosen = self._gather(latents, [number] * len(levels), [sample.caption] * len(levels))
             with self._autocast():
-                total += float(self._losses(clean, noise, levels, cond).mean())
+                total += float(self._losses(clean, noise, levels, self._to_device(chosen["cond"])).mean())
         return total / len(samples)
 
     def preview(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Draw every preview prompt at fixed seeds."""
-        watch = self.config.watch
-        return {f"prompt{i:02d}": self._draw(text, watch.preview_count) for i, text in enumerate(self.preview_prompts)}
+        count = self.config.watch.preview_count
+        with self._averaged():
+            return {f"prompt{i:02d}": self._draw(text, count) for i, text in enumerate(self.preview_prompts)}
 
     def _draw(self, prompt: str, count: int) -> Tensor:
         backbone, watch = self.backbone, self.config.watch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -15,17 +15,22 @@ from safetensors.torch import load_file, save_file
 from lrdiff.errors import RunError
 from lrdiff.files import write_json
 from lrdiff.png import writable
+from lrdiff.rng import stream
+from trainers.embedded.extractor import ExtractorConfig, TrainExtractor
 from trainers.embedded.latents import moments
 from trainers.embedded.probe import ProbeConfig, TrainProbe
 from trainers.embedded.shards import Shards
 from trainers.embedded.toys_unet import SCHEDULER, ToysUnet, ToysUnetConfig
 from trainers.embedded.toys_vae import ToysVae, ToysVaeConfig, normalise_latents
+from trainers.embedded.unmarked import Kind
 from trainers.loop import checked_groups
 from trainers.method import Method
 from trainers.rundir import RunDir, open_run
 
 SHARD = "14MB"
 """Largest file of a model, so that no file in the repository is larger than 15 MB."""
+SPREAD = 16.0
+"""How much the differences between kinds of pictures count in the whitening of an extractor; see its `whiten`."""
 
 
 def export_vae(run: Path, scenes: Shards, out: Path) -> None:
@@ -109,6 +114,34 @@ def export_probe(probe_run: Path, out: Path) -> int:
         halves = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
         save_file({name: value.contiguous() for name, value in halves.items()}, folder / "model.safetensors")
         write_json(folder / "config.json", method.probe.describe())
+    return step
+
+
+def export_extractor(run_path: Path, kinds: Mapping[str, Kind], count: int, out: Path) -> int:
+    """Write `model.safetensors` for `lrdiff.watermark.extractor.load`: whitened, and calibrated on other pictures.
+
+    Args:
+        run_path: Run directory of `TrainExtractor`; its newest checkpoint is taken.
+        kinds: Unmarked pictures.
+        count: How many of each kind to whiten with, and how many others to calibrate on.
+        out: Folder to write; one that is there is replaced.
+
+    Returns:
+        The step of the checkpoint.
+
+    Raises:
+        RunError: The run has no checkpoint, or one of another configuration.
+        ShapeError: `count` is not above the number of bits.
+    """
+    run = open_run(run_path)
+    method = TrainExtractor(ExtractorConfig.model_validate(run.read()["config"]["method"]))
+    step = load_trained(method, run)
+    extractor = method.extractor
+    halves = [{name: kind.batches(half, count, stream(half, name)) for name, kind in kinds.items()} for half in (0, 1)]
+    extractor.whiten(halves[0], spread=SPREAD)
+    extractor.calibrate(halves[1])
+    with replacing_folder(out) as folder:
+        extractor.save(folder / "model.safetensors")
     return step
 
 

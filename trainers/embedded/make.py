@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lrdiff.assets import ASSETS
 from lrdiff.errors import ConfigError, RunError
 from trainers.config import OptimConfig, PrecisionConfig
 
@@ -25,12 +26,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parents[2]
-ASSETS = ROOT / "assets"
-CACHE = ROOT / ".cache" / "embedded"
+CACHE = ASSETS.parent / ".cache" / "embedded"
 DATA_SEED = 1
 """Of the rendered scenes and subjects that models learn from. Figures are measured on pictures of other seeds."""
 KEEP_CHECKPOINTS = 2
+SHIPPED_BITS = 48
+"""Of the shipped extractor."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Budget:
         vae: The autoencoder of `toys`.
         unet: The denoiser and text encoder of `toys`.
         probes: By name.
+        extractor: The reader of watermarks.
+        unmarked: Pictures of each kind that it is whitened with, and as many others that it is calibrated on.
         precision: Device and number format.
         shard: Pictures per file.
     """
@@ -69,7 +72,9 @@ class Budget:
     vae: Training
     unet: Training
     probes: Mapping[str, Training]
+    extractor: Training
     precision: PrecisionConfig
+    unmarked: int = 1024
     shard: int = 512
 
 
@@ -85,12 +90,16 @@ CPU = Budget(
     name="cpu",
     scenes=14848,
     subjects=600,
-    vae=Training({"batch_size": 16}, OptimConfig(steps=1000, lr=1e-3, warmup=30, weight_decay=1e-3)),
-    unet=Training({"batch_size": 32}, OptimConfig(steps=5150, lr=8e-4, warmup=60, weight_decay=1e-2)),
+    vae=Training({"batch_size": 16}, OptimConfig(steps=2000, lr=1e-3, warmup=30, weight_decay=1e-3)),
+    unet=Training({"batch_size": 64}, OptimConfig(steps=4200, lr=7e-4, warmup=60, weight_decay=1e-2)),
     probes=_probes(4000, 48, 8),
+    extractor=Training(
+        {"psnr": (14.0, 32.0), "ramp": 10000, "settle": 40000},
+        OptimConfig(steps=50000, lr=2e-3, warmup=50, weight_decay=1e-3, schedule="linear"),
+    ),
     precision=PrecisionConfig(device="cpu"),
 )
-"""About five hours on two cores; the shipped models were made with about these figures, see the manifest for what
+"""About nine hours on two cores; the shipped models were made with about these figures, see the manifest for what
 differed."""
 
 GPU = Budget(
@@ -104,13 +113,18 @@ GPU = Budget(
         every=1000,
     ),
     probes=_probes(6000, 128, 64),
+    extractor=Training(
+        {"batch_size": 64, "sides": (64, 96, 128), "ramp": 8000, "settle": 16000},
+        OptimConfig(steps=20000, lr=2e-3, warmup=100, weight_decay=1e-3, schedule="linear"),
+        every=1000,
+    ),
     precision=PrecisionConfig(device="cuda", dtype="bf16"),
 )
 """More data and longer training of the same networks: wider ones would not fit what a repository should hold, nor two
 seconds per image on a CPU. This preset has not been run."""
 
 BUDGETS = {budget.name: budget for budget in (CPU, GPU)}
-SEEDS = {"scenes": DATA_SEED, "toys": 1, "probe-a": 11, "probe-b": 23, "subjects": 0}
+SEEDS = {"scenes": DATA_SEED, "toys": 1, "probe-a": 11, "probe-b": 23, "extractor": 5, "subjects": 0}
 """Seeds that made the shipped files."""
 
 RECIPES: dict[str, str] = {
@@ -118,6 +132,7 @@ RECIPES: dict[str, str] = {
     "toys": "text to image of the toy world at 128 px, in Stable Diffusion's own classes",
     "probe-a": "reads attributes and identity; may take part in a choice or a loss",
     "probe-b": "a second reader, which only measures",
+    "extractor": "reads watermarks of 48 bits",
     "subjects": "pictures of individuals that captions have no words for",
 }
 
@@ -129,6 +144,8 @@ def make(
     seed: int | None = None,
     out: Path | None = None,
     processes: int | None = None,
+    photos: Path | None = None,
+    bits: int = SHIPPED_BITS,
     assets: Path = ASSETS,
     cache: Path = CACHE,
 ) -> Path:
@@ -141,11 +158,14 @@ def make(
             a seed of its own, `DATA_SEED`.
         out: Folder to write; none replaces the shipped one and its entry in the manifest.
         processes: How many render at once; none takes one per core.
+        photos: Folder of photos that an extractor also learns from and is whitened with; none leaves them out.
+        bits: Of an extractor.
         assets: Folder of shipped files.
         cache: Folder of pictures and training runs.
 
     Raises:
-        ConfigError: There is no such recipe or budget, or scenes are asked for with another seed or folder.
+        ConfigError: There is no such recipe or budget; scenes are asked for with another seed or folder; photos or bits
+            are given for something else than an extractor, or other bits than are shipped without a folder.
         RunError: A run in the cache was begun with other figures.
         BackendError: The budget needs a GPU and there is none.
     """
@@ -154,6 +174,10 @@ def make(
     if isinstance(budget, str) and budget not in BUDGETS:
         raise ConfigError(f"budget {budget!r} is unknown; known: {', '.join(BUDGETS)}")
     plan = BUDGETS[budget] if isinstance(budget, str) else budget
+    if name != "extractor" and (photos is not None or bits != SHIPPED_BITS):
+        raise ConfigError(f"photos and bits are for the extractor, not for {name}; leave them out")
+    if bits != SHIPPED_BITS and out is None:
+        raise ConfigError(f"the shipped extractor reads {SHIPPED_BITS} bits; give --out for one of {bits}")
     from lrdiff.backbones import pick_device
 
     pick_device(plan.precision.device)  # before hours of work, not after
@@ -164,12 +188,20 @@ def make(
         return work.scenes().path
     shipped = assets / "subjects" if name == "subjects" else assets / "models" / name
     target = shipped if out is None else out
-    actions: dict[str, Callable[[Path], float]] = {"toys": work.toys, "subjects": work.write_subjects}
+    toys = assets / "models" / "toys"
+    actions: dict[str, Callable[[Path], float]] = {
+        "toys": work.toys,
+        "subjects": work.write_subjects,
+        "extractor": lambda folder: work.extractor(folder, bits, photos, toys),
+    }
     seconds = actions.get(name, lambda folder: work.probe(name, folder))(target)
     if out is None:
         from trainers.embedded import manifest
 
-        manifest.record(assets, name, target, facts(name, work.seed, plan, round(seconds, 1)))
+        made = facts(name, work.seed, plan, round(seconds, 1))
+        if photos is not None:
+            made["command"] += " --photos FOLDER"
+        manifest.record(assets, name, target, made)
     return target
 
 
@@ -260,6 +292,20 @@ class _Workshop:
         config = ProbeConfig(scenes=self.scenes().path, subjects=self.subjects().path, **plan.method)
         seconds = self._train(name, TrainProbe, config, plan)
         export_probe(self._run(name), out)
+        return seconds
+
+    def extractor(self, out: Path, bits: int, photos: Path | None, toys: Path) -> float:
+        """Write an extractor; return the seconds of training."""
+        from trainers.embedded.export import export_extractor
+        from trainers.embedded.extractor import HELD_OUT, ExtractorConfig, TrainExtractor
+        from trainers.embedded.unmarked import draw_outputs, kinds
+
+        plan, count, scenes = self.budget.extractor, self.budget.unmarked, self.scenes()
+        config = ExtractorConfig(scenes=scenes.path, photos=photos, bits=bits, **plan.method)
+        name = f"extractor-{bits}"
+        seconds = self._train(name, TrainExtractor, config, plan)
+        outputs = draw_outputs(toys, scenes, HELD_OUT, 2 * count, self.cache, self._device())
+        export_extractor(self._run(name), kinds(scenes, HELD_OUT, outputs, photos, 2 * count), count, out)
         return seconds
 
     def write_subjects(self, out: Path) -> float:

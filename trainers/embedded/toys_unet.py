@@ -179,11 +179,16 @@ class ToysUnet(Method[ToysUnetConfig]):
                 self.averages[name].lerp_(parameter, 1 - decay)
 
     def param_groups(self) -> Iterable[ParamGroup]:
-        """Everything is trained; vectors are not decayed."""
-        parameters = list(self.parameters())
+        """Everything is trained: inner matrices with orthogonalised steps, vectors without decay."""
+        inner, outer = [], []
+        for name, parameter in self.named_parameters():
+            if parameter.ndim > 1:
+                at_the_edge = "embedding" in name or "conv_in" in name or name.startswith("unet.conv_out")
+                (outer if at_the_edge else inner).append(parameter)
         return [
-            ParamGroup("matrices", [p for p in parameters if p.ndim > 1]),
-            ParamGroup("vectors", [p for p in parameters if p.ndim <= 1], decay=False),
+            ParamGroup("inner matrices", inner, orthogonal=True),
+            ParamGroup("embeddings and edges", outer),
+            ParamGroup("vectors", [p for p in self.parameters() if p.ndim <= 1], decay=False),
         ]
 
     def artifact(self) -> None:

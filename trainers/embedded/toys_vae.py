@@ -53,8 +53,14 @@ class ToysVaeConfig(Settings):
     kl: NonNegativeFloat = 3e-4
     """Weight of the Kullback-Leibler term, per latent number."""
 
-    edges: NonNegativeFloat = 0.5
-    """Weight of the error of the image's gradients."""
+    square: NonNegativeFloat = 2.0
+    """Weight of the squared error, which is what the PSNR measures."""
+
+    pixel: NonNegativeFloat = 0.1
+    """Weight of the absolute error."""
+
+    edges: NonNegativeFloat = 0.1
+    """Weight of the absolute error of the image's gradients."""
 
     half_scale: Annotated[float, Ge(0.0), Le(1.0)] = 0.25
     """Share of the steps that decode latents scaled down by a half."""
@@ -80,7 +86,7 @@ def build_vae(channels: tuple[int, ...], latent_channels: int, sample_size: int)
 
 
 class ToysVae(Method[ToysVaeConfig]):
-    """Reconstruction with absolute, gradient and Kullback-Leibler terms."""
+    """Reconstruction with squared, absolute, gradient and Kullback-Leibler terms."""
 
     def __init__(self, config: ToysVaeConfig) -> None:
         super().__init__(config)
@@ -108,16 +114,22 @@ class ToysVae(Method[ToysVaeConfig]):
             latents, images = F.avg_pool2d(latents, 2), F.avg_pool2d(images, 2)
         decoded = self.vae.decoder(self.vae.post_quant_conv(latents))  # pyright: ignore[reportOptionalCall]
         error = decoded - images
-        pixel = error.abs().mean()
+        square, pixel = error.square().mean(), error.abs().mean()
         edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
         kl = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
-        loss = pixel + self.config.edges * edges + self.config.kl * kl
-        psnr = 10.0 * torch.log10(4.0 / error.detach().square().mean())
+        weights = self.config
+        loss = weights.square * square + weights.pixel * pixel + weights.edges * edges + weights.kl * kl
+        psnr = 10.0 * torch.log10(4.0 / square.detach())
         return loss, {"pixel": pixel, "edges": edges, "kl": kl, "psnr": psnr}
 
     def param_groups(self) -> Iterable[ParamGroup]:
-        """Everything is trained."""
-        return [ParamGroup("autoencoder", list(self.vae.parameters()))]
+        """Everything is trained: inner convolutions with orthogonalised steps."""
+        edges = ("conv_in", "conv_out", "quant_conv")
+        named = list(self.vae.named_parameters())
+        inner = [p for name, p in named if p.ndim == 4 and not any(edge in name for edge in edges)]
+        chosen = {id(p) for p in inner}
+        outer = [p for _, p in named if id(p) not in chosen]
+        return [ParamGroup("inner convolutions", inner, orthogonal=True), ParamGroup("edges and vectors", outer)]
 
     def artifact(self) -> None:
         """Nothing: `make` writes the folder in diffusers' layout."""

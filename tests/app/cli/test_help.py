@@ -24,7 +24,10 @@ HELPS = [
     ["train", "--help"],
     *(["train", method, "--help"] for method in METHODS),
     *([verb, "--help"] for verb in VERBS if verb != "train"),
-    *(["runs", action, "--help"] for action in ("list", "show", "stop")),
+    *(
+        ["runs", action, "--help"]
+        for action in ("list", "show", "compare", "stop", "resume", "delete", "restore", "work")
+    ),
     *(["embedded", action, "--help"] for action in ("list", "make")),
 ]
 MODELS = [*(run_config_class(method) for method in METHODS), GenerateConfig]

@@ -19,11 +19,13 @@ from trainers.registry import METHODS, config_class, run_config_class
 @pytest.mark.parametrize("method", METHODS)
 def test_toml_config_json_config_is_the_identity(method: str, tmp_path: Path) -> None:
     model = run_config_class(method)
+    prompts = {"prompt": 'a "photo"\n\t\\ of sks \x7f'}
+    mark = method == "watermark"
     config = model(
-        model="./a model",
-        data=DataConfig(images=tmp_path / "ä b", prompt='a "photo"\n\t\\ of sks \x7f', validation=None, flip=True),
-        method=config_class(method)(targets="attention+ff"),
-        optim=OptimConfig(lr=3e-5, steps=7, beta2=0.9999),
+        model="./a model" if not mark else './a "model"\n\t\\ \x7f',
+        data=DataConfig(images=tmp_path / "ä b", validation=None, flip=True, **({} if mark else prompts)),
+        method=config_class(method)(**({"r": 2} if mark else {"targets": "attention+ff"})),
+        optim=model.model_fields["optim"].annotation(lr=3e-5, steps=7, beta2=0.9999),
         precision=PrecisionConfig(device="cpu"),
         watch=WatchConfig(preview_prompts=("one, two", "three")),
         seed=11,
@@ -38,7 +40,8 @@ def test_toml_config_json_config_is_the_identity(method: str, tmp_path: Path) ->
 
 def test_toml_holds_every_setting_and_its_meaning() -> None:
     text = to_toml(GenerateConfig())
-    assert set(tomllib.loads(text)) == set(GenerateConfig.model_fields)
+    assert set(tomllib.loads(text)) == set(GenerateConfig.model_fields) - {"decoder"}, "TOML has no none"
+    assert "\n# decoder =\n" in text
     assert "# Sampling steps: evaluations of the network per image.\nsteps = 20\n" in text
 
 

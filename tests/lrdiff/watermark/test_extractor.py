@@ -22,6 +22,63 @@ def test_the_published_number_of_parameters() -> None:
     assert sum(p.numel() for p in Extractor().parameters()) == 291_456
 
 
+def test_strides_cost_no_parameters_and_travel_in_the_file(tmp_path: Path) -> None:
+    strides = (2, 2, 1, 1, 2, 1, 1, 1, 1)
+    assert sum(p.numel() for p in Extractor(strides=strides).parameters()) == 291_456
+    torch.manual_seed(0)
+    extractor = Extractor(bits=4, width=6, depth=2, strides=(2, 1, 2))
+    assert extractor.blocks(noise(1, 16, 16)).shape == (1, 4, 4, 4)
+    extractor.whiten(noise(64, 16, 16).split(16))
+    extractor.save(tmp_path / "e.safetensors")
+    read = load(tmp_path / "e.safetensors")
+    assert read.strides == (2, 1, 2)
+    assert read.sha256() == extractor.sha256()
+    torch.testing.assert_close(read(noise(2, 16, 16)), extractor(noise(2, 16, 16)))
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (1, 0, 1)])
+def test_wrong_strides_are_refused(strides: tuple[int, ...]) -> None:
+    with pytest.raises(ShapeError, match="strides"):
+        Extractor(bits=4, width=4, depth=2, strides=strides)
+
+
+def test_strides_change_the_hash_and_plain_ones_do_not() -> None:
+    torch.manual_seed(0)
+    plain = Extractor(bits=4, width=4, depth=1)
+    strided = Extractor(bits=4, width=4, depth=1, strides=(2, 1))
+    strided.load_state_dict(plain.state_dict())
+    same = Extractor(bits=4, width=4, depth=1, strides=(1, 1))
+    same.load_state_dict(plain.state_dict())
+    assert plain.sha256() == same.sha256() != strided.sha256()
+
+
+def test_spread_makes_bits_fair_on_each_kind() -> None:
+    torch.manual_seed(1)
+    extractor = Extractor(bits=6, width=12, depth=1)
+    kinds = {"dark": (noise(400, 6, 6) * 0.5 - 0.4).split(50), "light": (noise(400, 6, 6, seed=1) + 0.3).split(50)}
+    found = []
+    for spread in (1.0, 1000.0):
+        extractor.whiten(kinds, spread=spread)
+        found.append([float(extractor(torch.cat(kind)).detach().mean(0).abs().max()) for kind in kinds.values()])
+    assert min(found[0]) > 0.3
+    assert max(found[1]) < 0.05
+
+
+def test_calibration_reports_the_worst_kind() -> None:
+    torch.manual_seed(1)
+    extractor = Extractor(bits=6, width=12, depth=1)
+    extractor.whiten(noise(400, 6, 6).split(50))
+    alone = {name: extractor.calibrate({name: [images]}) for name, images in _two_kinds().items()}
+    both = extractor.calibrate({name: [images] for name, images in _two_kinds().items()})
+    assert both.images == {"noise": 300, "light": 300}
+    assert both.bias == max(found.bias for found in alone.values())
+    assert both.correlation == max(found.correlation for found in alone.values())
+
+
+def _two_kinds() -> dict[str, torch.Tensor]:
+    return {"noise": noise(300, 6, 6, seed=2), "light": noise(300, 6, 6, seed=3) + 0.3}
+
+
 @pytest.mark.parametrize("sides", [(8, 8), (7, 13), (1, 1), (33, 20)])
 def test_any_size_is_read(extractor: Extractor, sides: tuple[int, int]) -> None:
     logits = extractor(noise(2, *sides))

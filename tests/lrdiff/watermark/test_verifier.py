@@ -17,8 +17,7 @@ from torch.nn import functional as F
 
 from lrdiff.errors import ConfigError, DataError, LrdiffError, ModelError
 from lrdiff.images import to_image
-from lrdiff.watermark import default_lora_config, fuse, new_key, verify
-from lrdiff.watermark import verifier as module
+from lrdiff.watermark import default_lora_config, fuse, new_key, reading, verifier, verify
 from lrdiff.watermark.extractor import Calibration, Extractor, load
 from lrdiff.watermark.verdict import decide
 
@@ -171,7 +170,7 @@ def test_every_kind_of_picture_is_read(extractor: Extractor) -> None:
 
 
 def test_the_middle_of_a_large_picture_is_read(extractor: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_SIDE", 20)
+    monkeypatch.setattr(reading, "MAX_SIDE", 20)
     found = verify(encoded(photo()), "0" * 24, extractor=extractor)
     assert found.preprocessing.endswith("middle 20 x 20")
     assert found.read == read(extractor, encoded(photo().crop((10, 5, 30, 25))))
@@ -202,7 +201,7 @@ def test_wrong_keys_are_refused(extractor: Extractor, key: str | list[str]) -> N
 
 
 def test_without_an_extractor_it_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DEFAULT", tmp_path / "extractor")
+    monkeypatch.setattr(verifier, "DEFAULT", tmp_path / "extractor")
     with pytest.raises(ModelError, match="no extractor here"):
         verify(encoded(photo()), "01" * 24)
 

@@ -20,6 +20,7 @@ from trainers.embedded.toys_vae import build_vae
 TINY_VAE = {"channels": (8, 8, 8, 16), "latent_channels": 4, "batch_size": 2, "crop": 32}
 TINY_UNET = {"channels": (16, 32), "text_width": 16, "text_layers": 1, "batch_size": 2}
 TINY_PROBE = {"widths": (4, 8), "scenes_per_batch": 4, "subjects_per_batch": 2}
+TINY_EXTRACTOR = {"width": 4, "strides": (4, 1, 1), "batch_size": 3, "sides": (32,), "textures": 4, "tile": 8}
 SCENES = 36
 
 
@@ -33,6 +34,8 @@ def micro_budget(scenes: int = SCENES) -> Budget:
         vae=Training(TINY_VAE, optim, every=2),
         unet=Training(TINY_UNET, optim, every=2),
         probes={"probe-a": Training(TINY_PROBE, optim, every=2)},
+        extractor=Training(TINY_EXTRACTOR, optim, every=2),
+        unmarked=16,
         precision=PrecisionConfig(device="cpu"),
         shard=20,
     )

@@ -1,0 +1,285 @@
+"""Adapters against each other: every one on every subject with equal steps and seeds, one table and one plot.
+
+What is measured, on the same prompts and seeds for all:
+
+    subject fidelity   mean identity cosine of the images to pictures of the subject that were never trained on
+    prompt fidelity    share of images whose place the probe reads as the one the prompt asked for
+    diversity          mean cosine distance of the probe's features between two images of one adapter
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from torch.nn import functional
+
+from app.demo import find_subject
+from lrdiff.errors import ConfigError, DataError
+from lrdiff.files import write_bytes, write_json
+from lrdiff.generate import generate
+from lrdiff.generate_config import GenerateConfig
+from lrdiff.images import crop_to, read_image, to_tensor
+from lrdiff.png import writable
+from lrdiff.probe import Probe, load_probe
+from lrdiff.world.captions import PLACE_PHRASES
+from lrdiff.world.toys import PLACES
+from trainers.config import RunConfig, describe_errors
+from trainers.denoise.config import DenoiseSettings
+from trainers.registry import METHODS, config_class, run_config_class
+from trainers.run import execute
+from trainers.rundir import RunDir, create, default_path
+
+PROBE = "probe-b"
+SIDE = 128
+"""Side at which the probe is given pictures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One adapter of a comparison.
+
+    Attributes:
+        label: As it was written, for people.
+        method: Name in the registry.
+        changes: Settings that differ from the defaults, by dotted name.
+    """
+
+    label: str
+    method: str
+    changes: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one adapter did on one subject with one seed."""
+
+    adapter: str
+    subject: str
+    seed: int
+    parameters: int
+    file_bytes: int
+    seconds_per_step: float
+    subject_fidelity: float
+    prompt_fidelity: float
+    diversity: float
+
+
+def read_spec(text: str) -> Spec:
+    """Read "lora", "lora:r=1,alpha=1" or "oft:optim.lr=0.001"; names without a dot are the adapter's own settings.
+
+    Raises:
+        ConfigError: No such adapter, or not of the form NAME:SETTING=VALUE,...
+    """
+    method, _, rest = text.partition(":")
+    known = [name for name in METHODS if issubclass(config_class(name), DenoiseSettings)]
+    if method not in known:
+        raise ConfigError(f"--adapter: no adapter {method!r}; known: {', '.join(known)}")
+    changes: dict[str, str] = {}
+    for part in rest.split(",") if rest else ():
+        name, equals, value = part.partition("=")
+        if not (name and equals and value):
+            raise ConfigError(f"--adapter: {text!r}: {part!r} is not SETTING=VALUE; write for example lora:r=1,alpha=1")
+        changes[name if "." in name else f"method.{name}"] = value
+    return Spec(text, method, changes)
+
+
+def configure(spec: Spec, model: str, images: Path, prompt: str, steps: int, seed: int) -> RunConfig[Any]:
+    """Return the run of an adapter on a folder of pictures. Raises `ConfigError` for settings it does not have."""
+    values: dict[str, Any] = {
+        "model": model,
+        "data": {"images": str(images), "prompt": prompt},
+        "method": {},
+        "optim": {"steps": steps},
+        "watch": {"checkpoint_every": 0, "evaluate_every": 0, "preview_every": 0},
+        "seed": seed,
+    }
+    for name, value in spec.changes.items():
+        if name in ("optim.steps", "seed", "model"):
+            raise ConfigError(f"--adapter: {spec.label!r}: {name} must be the same for all; use the flag of compare")
+        place = values
+        *sections, last = name.split(".")
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    try:
+        return run_config_class(spec.method).model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(describe_errors(error, f"--adapter {spec.label}")) from error
+
+
+def compare(
+    specs: Sequence[Spec],
+    subjects: Sequence[str],
+    *,
+    seeds: Sequence[int] = (0,),
+    steps: int = 500,
+    places: int = 4,
+    count: int = 2,
+    sampling_steps: int = 20,
+    model: str = "toys",
+    out: Path = Path("runs"),
+) -> Path:
+    """Train, draw and measure.
+
+    Args:
+        specs: The adapters.
+        subjects: Folders of assets/subjects.
+        seeds: Of training and drawing; every adapter gets each.
+        steps: Training steps, the same for all.
+        places: In how many places each subject is drawn.
+        count: Images for each place.
+        sampling_steps: Of every image.
+        model: Base model. The probe reads pictures of the toy world.
+        out: Folder in which the comparison's own folder is made.
+
+    Returns:
+        That folder, with comparison.json, comparison.txt, comparison.png, the runs and the images.
+
+    Raises:
+        LrdiffError: An adapter, a subject or a setting cannot be used; all are checked before the first is trained.
+    """
+    if len(set(specs_labels := [spec.label for spec in specs])) < len(specs):
+        raise ConfigError(f"--adapter: {specs_labels} names one of them twice")
+    if not 1 <= places <= len(PLACES):
+        raise ConfigError(f"--places: there are {len(PLACES)} places, so 1 to {len(PLACES)}, not {places}")
+    plan = []
+    for subject in subjects:
+        source = find_subject(subject)
+        prompt = f"a photo of sks {json.loads((source / 'subject.json').read_text())['noun']}"
+        plan += [
+            (spec, source, prompt, seed, configure(spec, model, source / "train", prompt, steps, seed))
+            for spec in specs
+            for seed in seeds
+        ]
+    folder = default_path(writable(out), "compare", "-".join(subjects)[:40])
+    folder.mkdir(parents=True)
+    rows = []
+    for spec, source, prompt, seed, config in plan:
+        name = f"{spec.label}-{source.name}-{seed}".replace(":", "-").replace("=", "").replace(",", "-")
+        run = create(folder / "runs" / name, spec.method, config.model_dump(mode="json"))
+        if execute(run) != "finished":
+            raise DataError(f"{run.path}: was stopped, so there is nothing to compare; begin again")
+        images = _draw(run, model, prompt, seed, PLACES[:places], count, sampling_steps, folder / "images" / name)
+        rows.append(_measure(spec, source, seed, run, images, PLACES[:places], count))
+    record = {
+        "steps": steps, "seeds": list(seeds), "subjects": list(subjects), "model": model, "probe": PROBE,
+        "images_per_run": places * count, "rows": [asdict(row) for row in rows],
+    }  # fmt: skip
+    write_json(folder / "comparison.json", record)
+    write_bytes(folder / "comparison.txt", table(rows).encode())
+    write_bytes(folder / "comparison.png", plot(rows))
+    return folder
+
+
+def _draw(
+    run: RunDir, model: str, prompt: str, seed: int, places: Sequence[str], count: int, steps: int, out: Path
+) -> Tensor:
+    """Draw the subject in every place, `count` images each, and return them in that order."""
+    config = GenerateConfig(
+        model=model,
+        adapter=(str(run.path),),
+        prompt=tuple(f"{prompt} {PLACE_PHRASES[place][0]}" for place in places),
+        seed=seed,
+        count=count,
+        steps=steps,
+        out=out,
+    )
+    return _pictures(generate(config))
+
+
+def _measure(
+    spec: Spec, source: Path, seed: int, run: RunDir, images: Tensor, places: Sequence[str], count: int
+) -> Row:
+    record = run.read()
+    held_out = _pictures(sorted((source / "held-out").glob("*.png")))
+    probe = load_probe(PROBE)
+    times = [row["seconds_per_step"] for row in run.metrics() if "seconds_per_step" in row]
+    asked = torch.tensor([PLACES.index(place) for place in places]).repeat_interleave(count)
+    with torch.no_grad():
+        likeness = float((probe.identity(images) @ probe.identity(held_out).T).mean())
+        read = probe.attributes(images)["place"].argmax(1)
+    return Row(
+        adapter=spec.label,
+        subject=source.name,
+        seed=seed,
+        parameters=int(record["parameters"]),
+        file_bytes=run.artifact_path.stat().st_size,
+        seconds_per_step=statistics.median(times),
+        subject_fidelity=likeness,
+        prompt_fidelity=float((read == asked).float().mean()),
+        diversity=diversity(probe, images),
+    )
+
+
+@torch.no_grad()
+def diversity(probe: Probe, images: Tensor) -> float:
+    """Return the mean cosine distance of the probe's features over all pairs of images, 0 for one image."""
+    unit = functional.normalize(probe.features(images), dim=-1)
+    count = len(unit)
+    if count < 2:
+        return 0.0
+    cosines = unit @ unit.T
+    return 1.0 - float((cosines.sum() - cosines.trace()) / (count * (count - 1)))
+
+
+def _pictures(paths: Sequence[Path]) -> Tensor:
+    return torch.stack([to_tensor(crop_to(read_image(path), SIDE, SIDE)) for path in paths])
+
+
+def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return one entry per adapter: means over subjects and seeds, with the spread of the subject fidelity."""
+    found = []
+    for adapter in dict.fromkeys(row.adapter for row in rows):
+        own = [asdict(row) for row in rows if row.adapter == adapter]
+        numbers = [key for key, value in own[0].items() if isinstance(value, int | float) and key != "seed"]
+        means = {key: statistics.fmean(row[key] for row in own) for key in numbers}
+        fidelity = [row["subject_fidelity"] for row in own]
+        spread = statistics.stdev(fidelity) if len(fidelity) > 1 else 0.0
+        found.append({"adapter": adapter, **means, "runs": len(own), "spread": spread})
+    return sorted(found, key=lambda row: -row["subject_fidelity"])
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the comparison as text, best subject fidelity first."""
+    entries = summary(rows)
+    width = max(12, *(len(entry["adapter"]) for entry in entries))
+    lines = [
+        f"{'adapter':<{width}} {'parameters':>10} {'file kB':>8} {'s/step':>7} {'subject':>8} {'+-':>6} "
+        f"{'prompt':>7} {'diversity':>9} {'runs':>5}"
+    ]
+    for e in entries:
+        cost = f"{e['parameters']:>10,.0f} {e['file_bytes'] / 1e3:>8.1f} {e['seconds_per_step']:>7.3f}"
+        fidelity = f"{e['subject_fidelity']:>8.3f} {e['spread']:>6.3f} {e['prompt_fidelity']:>7.3f}"
+        lines.append(f"{e['adapter']:<{width}} {cost} {fidelity} {e['diversity']:>9.3f} {e['runs']:>5}")
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows: Sequence[Row]) -> bytes:
+    """Return a PNG: parameters against subject fidelity on the left, against prompt fidelity on the right."""
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    sides = figure.subplots(1, 2)
+    for axes, key, name in zip(sides, ("subject_fidelity", "prompt_fidelity"), ("subject", "prompt"), strict=True):
+        for entry in summary(rows):
+            spread = entry["spread"] if name == "subject" else None
+            axes.errorbar(entry["parameters"], entry[key], yerr=spread, fmt="o", capsize=3)
+            axes.annotate(entry["adapter"], (entry["parameters"], entry[key]), (5, 5), textcoords="offset points")
+        axes.set(xscale="log", xlabel="trained parameters", ylabel=f"{name} fidelity")
+        axes.margins(0.25)
+        axes.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,81 @@
+"""What is installed besides the runs: base models and marked decoders, with what they fit and how large they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from lrdiff import backbones
+from lrdiff.backbones import embedded
+from lrdiff.errors import LrdiffError
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A base model that can be used by its name.
+
+    Attributes:
+        name: What settings call it.
+        path: Its folder.
+    """
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedDecoder:
+    """A decoder that puts a watermark into its pictures.
+
+    Attributes:
+        path: Its folder.
+        key: Id of the key in it.
+        base_model: Name of the model it belongs to.
+    """
+
+    path: Path
+    key: str
+    base_model: str
+
+
+def base_models() -> list[BaseModel]:
+    """Return the shipped base models."""
+    return [BaseModel(name, embedded.ROOT / name) for name in embedded.names()]
+
+
+def decoders(folders: Sequence[Path]) -> list[MarkedDecoder]:
+    """Return the marked decoders that lie directly in some folders; anything else there is passed over."""
+    found = [_decoder(path.parent) for folder in folders for path in sorted(folder.glob("[!.]*/lrdiff.json"))]
+    return [decoder for decoder in found if decoder is not None]
+
+
+def _decoder(folder: Path) -> MarkedDecoder | None:
+    try:
+        record = json.loads((folder / "lrdiff.json").read_text(encoding="utf-8"))
+        return MarkedDecoder(folder, str(record["key"]), str(record["base_model"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def model_fingerprint(model: str) -> str:
+    """Return the fingerprint that adapters of a base model carry; "" where there is no such model."""
+    try:
+        folder = backbones.find(model) / "unet"
+        newest = max((path.stat().st_mtime_ns for path in folder.iterdir()), default=0)
+    except (LrdiffError, OSError):
+        return ""
+    return _fingerprint(folder, newest)
+
+
+@lru_cache(maxsize=32)
+def _fingerprint(folder: Path, newest: int) -> str:
+    """Read the weights once for every change of them: they are hashed."""
+    from lrdiff.backbones.base import fingerprint, read_json, weight_files
+
+    try:
+        return fingerprint(read_json(folder / "config.json"), weight_files(folder)[0])
+    except LrdiffError:
+        return ""

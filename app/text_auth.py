@@ -1,0 +1,30 @@
+"""Sentences of logging in."""
+
+from __future__ import annotations
+
+LOG_IN = "Log in"
+LOG_OUT = "Log out"
+NAME = "Name"
+PASSWORD = "Password or token"
+WRONG = "Name and password do not fit together."
+WAIT = "Too many attempts. Try again in {minutes}."
+LOGGED_OUT = "Log in first: this page has users"
+FOREIGN = "Refused: the request comes from another site"
+TOO_LARGE = "Refused: larger than {limit} MB"
+NOT_UNDERSTOOD = "Refused: the request could not be understood"
+BAD_PATH = "Refused: the address holds control characters"
+NO_LENGTH = "Refused: the request does not say how long it is"
+NO_AUTH = (
+    "--host {host}: others can reach this address, so the page needs a log-in. Give --users FILE (made with: lrdiff "
+    "app add-user NAME --users FILE) or --token-file FILE; or keep 127.0.0.1 and forward the port: "
+    "ssh -L {port}:127.0.0.1:{port} THIS_MACHINE"
+)
+NO_USERS = "{path}: holds no users; add one: lrdiff app add-user NAME --users {path}"
+BAD_USERS = "{path}: is no file of users ({reason}); make a new one: lrdiff app add-user NAME --users {path}"
+OPEN_TO_OTHERS = "{path}: other accounts of this machine can read it; make it private: chmod 600 {path}"
+CANNOT_READ = "{path}: cannot be read ({reason})"
+CANNOT_WRITE = "{path}: cannot be written ({reason}); choose another place"
+SHORT_TOKEN = "{path}: a token has at least {length} characters without spaces; make one: openssl rand -hex 32"
+SHORT_PASSWORD = "the password is too short; take at least {length} characters"
+BAD_NAME = "{name!r} is no user name; take 1 to 64 letters, digits, dots, dashes or underscores"
+ADDED = "{name} can now log in; the password's hash is in {path}"

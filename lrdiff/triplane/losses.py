@@ -1,0 +1,71 @@
+"""Losses between pictures that need no downloaded weights, and the symmetry of heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+LEVELS = 3
+POOL = 4
+
+
+def pyramid(one: Tensor, other: Tensor, levels: int = LEVELS) -> Tensor:
+    """Return the mean absolute difference of each picture at several scales.
+
+    Args:
+        one: [B, C, H, W].
+        other: The same shape.
+        levels: Scales: 1, 1/2, 1/4, ... The coarse ones tell the optimiser where things are that do not overlap yet.
+
+    Returns:
+        [B].
+    """
+    total = one.new_zeros(len(one))
+    for level in range(levels):
+        a, b = (functional.avg_pool2d(x, 2**level) for x in (one, other))
+        total = total + (a - b).abs().mean((1, 2, 3))
+    return total / levels
+
+
+def reconstruction(one: Tensor, other: Tensor) -> Tensor:
+    """Return mean squared error plus :func:`pyramid` of each picture, [B].
+
+    Differs from the paper: the pyramid takes the place of LPIPS, whose weights are a download.
+    """
+    return (one - other).square().mean((1, 2, 3)) + pyramid(one, other)
+
+
+def identity_symmetry(embed: Callable[[Tensor], Tensor], one: Tensor, other: Tensor) -> Tensor:
+    """Return 1 - mean cosine between features of a view and of the flipped view from the mirrored side (My3DGen).
+
+    Args:
+        embed: An identity network, [B, 3, H, W] -> [B, D].
+        one: Views [B, 3, H, W].
+        other: Views of the same heads with the opposite yaw.
+    """
+    return 1 - functional.cosine_similarity(embed(one), embed(other.flip(3))).mean()
+
+
+def pixel_symmetry(one: Tensor, other: Tensor, temperature: float = 0.25) -> Tensor:
+    """Return how much a view differs from the flipped view from the mirrored side, where they could agree.
+
+    Both are pooled by 4. Each place counts by its confidence exp(-|difference| / temperature), without gradient: what
+    differs strongly (a scar, a parting, a shadow) is taken for real and left alone.
+
+    Args:
+        one: Views [B, 3, H, W] in [-1, 1].
+        other: Views of the same heads with the opposite yaw.
+        temperature: Differences well above it are left alone.
+    """
+    difference = (functional.avg_pool2d(one, POOL) - functional.avg_pool2d(other, POOL).flip(3)).abs()
+    confidence = torch.exp(-difference.detach().mean(1, keepdim=True) / temperature)
+    return (confidence * difference).mean()
+
+
+def psnr(one: Tensor, other: Tensor) -> Tensor:
+    """Return the PSNR in dB of each of a batch of pictures in [-1, 1], [B]; infinite for equal pictures."""
+    error = (one.clamp(-1, 1) - other.clamp(-1, 1)).square().mean((1, 2, 3))
+    return -10 * torch.log10(error / 4)

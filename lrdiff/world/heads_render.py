@@ -1,0 +1,99 @@
+"""Pictures of procedural heads with exact depth, normals and mask, from any rays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lrdiff.errors import ShapeError
+from lrdiff.world.heads import Heads
+from lrdiff.world.heads_paint import shaded
+from lrdiff.world.heads_shape import distance, normals
+
+NEAR, FAR, STEPS = 2.0, 3.6, 48
+HIT = 4e-3
+RADIUS, FOCAL = 2.7, 2.7
+
+
+@dataclass(frozen=True, slots=True)
+class HeadView:
+    """What rays saw, row by row.
+
+    Attributes:
+        image: [B, 3, S, S] in [-1, 1] on white.
+        depth: [B, 1, S, S], distance along the ray to the surface; 3.6 where there is none.
+        normal: [B, 3, S, S], unit, in world axes; 0 where there is no surface.
+        mask: [B, 1, S, S], 1 on the head.
+    """
+
+    image: Tensor
+    depth: Tensor
+    normal: Tensor
+    mask: Tensor
+
+
+def orbit_rays(yaw: Tensor, pitch: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Return origins and unit directions [B, side^2, 3] of cameras on a sphere of radius 2.7 that look at the origin.
+
+    Args:
+        yaw: [B] in radians; positive looks from the +x side.
+        pitch: [B] in radians; positive looks from above.
+        side: Rays per row and column, with focal length 2.7 picture sides.
+    """
+    back = torch.stack([yaw.sin() * pitch.cos(), pitch.sin(), yaw.cos() * pitch.cos()], 1)
+    right = torch.stack([yaw.cos(), torch.zeros_like(yaw), -yaw.sin()], 1)
+    up = torch.linalg.cross(back, right)
+    centres = (torch.arange(side, device=yaw.device) + 0.5) / side - 0.5
+    v, u = (grid.reshape(1, -1, 1) / FOCAL for grid in torch.meshgrid(centres, centres, indexing="ij"))
+    direction = u * right[:, None] - v * up[:, None] - back[:, None]
+    return (RADIUS * back)[:, None].expand_as(direction), torch.nn.functional.normalize(direction, dim=-1)
+
+
+@torch.no_grad()
+def trace(person: Heads, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Follow rays to the surface. Returns distances [B, N] and hits [B, N]; a miss ends at 3.6."""
+    t = torch.full(directions.shape[:2], NEAR, device=directions.device)
+    for _ in range(STEPS):
+        t = (t + 0.85 * distance(person, origins + t[..., None] * directions)).clamp(NEAR, FAR)
+    hit = (distance(person, origins + t[..., None] * directions).abs() < HIT) & (t < FAR)
+    return torch.where(hit, t, FAR), hit
+
+
+@torch.no_grad()
+def render(person: Heads, origins: Tensor, directions: Tensor, smooth: int = 1) -> HeadView:
+    """Draw heads.
+
+    Args:
+        person: B heads.
+        origins: [B, N, 3]; N is a square number, row by row.
+        directions: [B, N, 3], unit.
+        smooth: Rays on a side of each pixel that are averaged into the picture; depth, normal and mask are those of
+            the upper left of the middle ones.
+
+    Raises:
+        ShapeError: N is no square of a multiple of `smooth`.
+    """
+    side = round(directions.shape[1] ** 0.5)
+    if side * side != directions.shape[1] or side % smooth:
+        raise ShapeError(f"{directions.shape[1]} rays are no square of {smooth} rays a pixel side; give side^2 rays")
+    t, hit = trace(person, origins, directions)
+    points = origins + t[..., None] * directions
+    normal = normals(person, points)
+    colour = torch.where(hit[..., None], shaded(person, points, normal, -directions), 1.0)
+
+    def picture(values: Tensor) -> Tensor:
+        return values.transpose(1, 2).reshape(len(values), -1, side, side)
+
+    image = torch.nn.functional.avg_pool2d(picture(colour), smooth)
+    first = (smooth - 1) // 2
+    exact = [
+        picture(v)[:, :, first::smooth, first::smooth] for v in (t[..., None], normal * hit[..., None], hit[..., None])
+    ]
+    return HeadView(image * 2 - 1, exact[0], exact[1], exact[2].float())
+
+
+def orbit(person: Heads, yaw: Tensor, pitch: Tensor, side: int, smooth: int = 2) -> HeadView:
+    """Draw heads from yaws and pitches [B] in radians."""
+    return render(person, *orbit_rays(yaw, pitch, side * smooth), smooth=smooth)

@@ -1,0 +1,74 @@
+"""The surface of procedural heads as signed distances (bounds, to be followed in steps a little shorter)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lrdiff.world.heads import Heads
+
+
+def ellipsoid(x: Tensor, centre: Tensor, radii: Tensor) -> Tensor:
+    """Return |q| (|q| - 1) / |q / r| with q = (x - c) / r, a bound of the distance. [B, N, 3] -> [B, N]."""
+    q = (x - centre) / radii
+    near = q.norm(dim=-1)
+    return near * (near - 1) / (q / radii).norm(dim=-1).clamp_min(1e-6)
+
+
+def smooth_min(a: Tensor, b: Tensor, k: float) -> Tensor:
+    """Return the minimum, rounded over a width of about k."""
+    h = (0.5 + 0.5 * (b - a) / k).clamp(0, 1)
+    return b * (1 - h) + a * h - k * h * (1 - h)
+
+
+def _at(*parts: Tensor | float, like: Tensor) -> Tensor:
+    """Stack numbers and [B, 1] tensors to [B, 1, 3]."""
+    full = [part if isinstance(part, Tensor) else torch.full_like(like, part) for part in parts]
+    return torch.stack(full, -1)
+
+
+def skin_distance(person: Heads, points: Tensor) -> Tensor:
+    """Return distances to the bare head, [B, N, 3] -> [B, N]: skull, jaw, cheeks, nose, lips, sockets, ears, neck."""
+    like = person.jaw_width
+    w, d = person.skull[..., 0], person.skull[..., 2]
+    x, y, z = points.unbind(-1)
+    half = torch.stack([x.abs(), y, z], -1)
+    head = ellipsoid(points, _at(0.0, 0.06, 0.0, like=like), person.skull)
+    jaw = _at(person.jaw_width, person.jaw_length + 0.06, 0.75 * d, like=like)
+    head = smooth_min(head, ellipsoid(points, _at(0.0, -0.10 - person.jaw_length / 2, 0.06, like=like), jaw), 0.08)
+    socket = ellipsoid(half, _at(person.eye_x, 0.05, d * 1.02, like=like), _at(0.06, 0.045, 0.05, like=like))
+    head = -smooth_min(-head, socket, 0.06)
+    # The eyeballs lie in the skull's surface and stand out by a third of their radius.
+    depth = d * (1 - (person.eye_x / w) ** 2).sqrt() - 0.65 * person.eye_r
+    ball = ellipsoid(half, _at(person.eye_x, 0.05, depth, like=like), person.eye_r[..., None] * head.new_ones(3))
+    head = smooth_min(head, ball, 0.015)
+    nose = _at(person.nose_width, 1.6 * person.nose_width + 0.02, person.nose_length, like=like)
+    head = smooth_min(head, ellipsoid(points, _at(0.0, -0.02, 0.95 * d, like=like), nose), 0.03)
+    lips = _at(0.8 * person.mouth, 0.03, 0.035, like=like)
+    head = smooth_min(head, ellipsoid(points, _at(0.0, -0.17, 0.06 + 0.70 * d, like=like), lips), 0.05)
+    ear = _at(0.5 * person.ear, person.ear, 0.6 * person.ear, like=like)
+    head = torch.minimum(head, ellipsoid(half, _at(w, 0.0, -0.02, like=like), ear))
+    neck = torch.maximum(torch.hypot(x, z + 0.05) - 0.13, y + 0.05)
+    return smooth_min(head, neck, 0.05)
+
+
+def hair_distance(person: Heads, points: Tensor) -> Tensor:
+    """Return distances to the hair: a thicker skull, above a line that falls towards the neck. [B, N, 3] -> [B, N]."""
+    _, y, z = points.unbind(-1)
+    like = person.hairline
+    volume = 0.035 + 0.12 * (0.28 - person.hairline)
+    whole = ellipsoid(points, _at(0.0, 0.075, -0.02, like=like), person.skull + volume[..., None])
+    line = person.hairline - 0.95 * (0.14 - z).clamp(0, 0.38)
+    return -smooth_min(-whole, y - line, 0.06)
+
+
+def distance(person: Heads, points: Tensor) -> Tensor:
+    """Return distances to the whole head, hair included. [B, N, 3] -> [B, N]."""
+    return torch.minimum(skin_distance(person, points), hair_distance(person, points))
+
+
+def normals(person: Heads, points: Tensor, step: float = 1e-3) -> Tensor:
+    """Return unit normals by central differences, which treat both sides alike. [B, N, 3] -> [B, N, 3]."""
+    axes = step * torch.eye(3).to(points)
+    slopes = [distance(person, points + axis) - distance(person, points - axis) for axis in axes]
+    return torch.nn.functional.normalize(torch.stack(slopes, -1), dim=-1)

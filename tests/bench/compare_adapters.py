@@ -1,0 +1,50 @@
+"""`python -m tests.bench.compare_adapters`: tensor-lora against other adapters on the shipped subjects, three seeds.
+
+Hours on a CPU: adapters x subjects x seeds runs. `--subject`, `--seeds` and `--steps` make it smaller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from app.adapter_comparison import Row, compare, read_spec, summary
+from lrdiff.assets import SUBJECTS
+from tests.bench.result import write
+
+ADAPTERS = ("tensor-lora", "lora:r=1,alpha=1", "lora:r=4", "dora:r=4", "lokr", "oft")
+
+
+def main(arguments: list[str]) -> None:
+    """Compare, and write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--adapter", nargs="+", default=list(ADAPTERS))
+    parser.add_argument("--subject", nargs="+", default=sorted(path.parent.name for path in SUBJECTS.glob("*/*.json")))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--out", type=Path, default=None, help="keep runs and images here")
+    options = parser.parse_args(arguments)
+    specs = [read_spec(text) for text in options.adapter]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = compare(
+            specs, options.subject, seeds=options.seeds, steps=options.steps, out=options.out or Path(scratch)
+        )
+        record = json.loads((folder / "comparison.json").read_text())
+    entries = summary([Row(**row) for row in record["rows"]])
+    keys = ("adapter", "parameters", "file_bytes", "seconds_per_step", "subject_fidelity", "spread", "prompt_fidelity")
+    write(
+        "compare_adapters",
+        "python -m tests.bench.compare_adapters",
+        ["adapter", "parameters", "bytes", "s/step", "subject fidelity", "+-", "prompt fidelity", "diversity", "runs"],
+        [[entry[key] for key in (*keys, "diversity", "runs")] for entry in entries],
+        note=f"{options.steps} steps, seeds {options.seeds}, subjects {', '.join(options.subject)}, measured by "
+        f"{record['probe']}.",
+        details=record,
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,223 @@
+"""Training of the extractor: random bits are written into pictures, distorted, and read.
+
+Extractor and marks (`marks.py`) learn together, first from strong marks in whole pictures, then from ever fainter ones
+in ever more damaged pictures.
+
+Differs from HiDDeN (arXiv 1807.09937) and Stable Signature (arXiv 2303.15435): their embedder is a network, ours is a
+bank of textures, which reads above chance after a hundred steps where that pair stays at chance for many hundreds. It
+is only a teacher: what is published is the extractor, and a decoder is later tuned against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Gt, Le, MinLen
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lrdiff.rng import stream
+from lrdiff.watermark import distortions
+from lrdiff.watermark.distortion_config import DistortionConfig
+from lrdiff.watermark.distortions import Distortions
+from lrdiff.watermark.extractor import Extractor
+from trainers.config import Settings
+from trainers.embedded.dead_leaves import dead_leaves
+from trainers.embedded.marks import Marks
+from trainers.embedded.pictures import Photos, cuts
+from trainers.embedded.shards import Shards
+from trainers.method import Batch, Method, Metrics, ParamGroup
+
+HELD_OUT = 2048
+"""Scenes at the end of the set that are never trained on: for the curve of a run, whitening and calibration."""
+TEXTURE_SIDE = 128
+EVALUATED = 32
+
+
+class ExtractorConfig(Settings):
+    """How an extractor is built and trained."""
+
+    scenes: Path
+    """Folder of rendered scenes."""
+
+    photos: Path | None = None
+    """Folder of photos, subfolders included; none trains on scenes and textures alone."""
+
+    bits: PositiveInt = 48
+    """Bits to read."""
+
+    width: PositiveInt = 64
+    """Channels of the extractor."""
+
+    strides: Annotated[tuple[PositiveInt, ...], MinLen(2)] = (2, 2, 1, 1, 2, 1, 1, 1, 1)
+    """Stride of every block of the extractor, which also says how many there are."""
+
+    batch_size: PositiveInt = 32
+    """Pictures per step."""
+
+    sides: Annotated[tuple[PositiveInt, ...], MinLen(1)] = (64,)
+    """Sides of the pictures; every batch takes one of them. Divisible by 4."""
+
+    textures: PositiveInt = 256
+    """Dead-leaves pictures to cut from."""
+
+    texture_share: Annotated[float, Ge(0.0), Le(1.0)] = 0.15
+    """Share of dead-leaves pictures in a batch."""
+
+    photo_share: Annotated[float, Ge(0.0), Le(1.0)] = 0.4
+    """Share of photos in a batch, when there are any; the rest are scenes."""
+
+    distortions: DistortionConfig = DistortionConfig()
+    """Between embedder and extractor, at their full strength."""
+
+    psnr: tuple[PositiveFloat, PositiveFloat] = (14.0, 34.0)
+    """Of the marked pictures in dB: at the beginning, and at full difficulty."""
+
+    tile: PositiveInt = 16
+    """Side of the marks' textures, in pixels."""
+
+    smooth: NonNegativeFloat = 1.0
+    """Standard deviation in pixels of the Gaussian that textures are smoothed with."""
+
+    texture_rate: PositiveFloat = 10.0
+    """Learning rate of the textures, as a multiple of the run's."""
+
+    settle: NonNegativeInt = 6000
+    """Steps after which the normalisations no longer follow the batch: pictures are read one by one later."""
+
+    master: Annotated[float, Gt(0.5), Le(1.0)] = 0.75
+    """Share of bits that must be read, on average over recent steps, for the task to get harder."""
+
+    ramp: PositiveInt = 4000
+    """Steps, while mastered, from easy to full difficulty: the distortions and the PSNR rise together."""
+
+
+class TrainExtractor(Method[ExtractorConfig]):
+    """Binary cross-entropy of the logits, with a difficulty that follows what is mastered."""
+
+    def __init__(self, config: ExtractorConfig) -> None:
+        super().__init__(config)
+        self.extractor = Extractor(config.bits, config.width, len(config.strides) - 1, config.strides)
+        self.extractor.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.marks = Marks(config.bits, config.tile, config.smooth)
+        self.distortions = Distortions(config.distortions)
+        self.scenes = Shards.open(config.scenes)
+        self.photos = Photos(config.photos) if config.photos is not None else None
+        self.textures = dead_leaves(config.textures, TEXTURE_SIDE, stream(0, "textures"))
+        for name, start in (("difficulty", 0.0), ("mastered", 0.5), ("seen", 0.0)):
+            self.register_buffer(name, torch.tensor(start))
+
+    def batch(self, index: int, rng: torch.Generator) -> Batch:
+        """Draw pictures and bits."""
+        c = self.config
+        side = c.sides[int(torch.randint(0, len(c.sides), (), generator=rng))]
+        textures = round(c.batch_size * c.texture_share)
+        photos = 0 if self.photos is None else round(c.batch_size * c.photo_share)
+        parts = []
+        if textures:
+            chosen = torch.randint(0, len(self.textures), (textures,), generator=rng)
+            parts.append(cuts(lambda i: self.textures[i], chosen, side, (0.5, 1.5), rng))
+        if self.photos is not None and photos:
+            chosen = torch.randint(0, self.photos.count, (photos,), generator=rng)
+            parts.append(cuts(self.photos.images, chosen, side, (0.2, 1.5), rng))
+        rest = c.batch_size - textures - photos
+        if rest > 0:
+            chosen = torch.randint(0, max(1, self.scenes.count - HELD_OUT), (rest,), generator=rng)
+            parts.append(cuts(self.scenes.images, chosen, side, (0.5, 1.5), rng))
+        bits = torch.randint(0, 2, (c.batch_size, c.bits), generator=rng).float()
+        return {"images": torch.cat(parts), "bits": bits}
+
+    def forward(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Metrics]:
+        """Mark, distort, read."""
+        images: Tensor = batch["images"].contiguous(memory_format=torch.channels_last)
+        bits: Tensor = batch["bits"]
+        self._settle(float(self.get_buffer("seen")) >= self.config.settle)
+        self.get_buffer("seen").add_(1)
+        difficulty = float(self.get_buffer("difficulty"))
+        easy, hard = self.config.psnr
+        marked = self.marks(images, bits, easy + difficulty * (hard - easy), rng)
+        logits = self.extractor.raw(self.distortions(marked, rng, difficulty))
+        accuracy = ((logits > 0) == (bits > 0.5)).float().mean()
+        self.get_buffer("mastered").lerp_(accuracy, 0.05)
+        metrics = {"accuracy": accuracy, "difficulty": self.get_buffer("difficulty").clone()}
+        return F.binary_cross_entropy_with_logits(logits, bits), metrics
+
+    def _settle(self, settled: bool) -> None:
+        """Let normalisations follow the batch, or use what they have seen, as when pictures are read one by one."""
+        for module in self.extractor.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train(self.training and not settled)
+
+    def stepped(self, step: int) -> None:
+        """Make the task harder where it is mastered."""
+        if float(self.get_buffer("mastered")) >= self.config.master:
+            self.get_buffer("difficulty").add_(1.0 / self.config.ramp).clamp_(max=1.0)
+
+    def param_groups(self) -> Iterable[ParamGroup]:
+        """Everything is trained: inner matrices with orthogonalised steps, vectors without decay."""
+        matrices = [p for p in self.extractor.parameters() if p.ndim > 1]
+        return [
+            ParamGroup("inner matrices", matrices[1:], orthogonal=True),
+            ParamGroup("first matrix", matrices[:1]),
+            ParamGroup("vectors", [p for p in self.extractor.parameters() if p.ndim <= 1], decay=False),
+            ParamGroup("textures", [self.marks.textures], lr_scale=self.config.texture_rate, decay=False),
+        ]
+
+    def artifact(self) -> None:
+        """Nothing: `make` whitens, calibrates and writes the file."""
+
+    @torch.no_grad()
+    def evaluate(self, rng: torch.Generator) -> dict[str, float]:
+        """Measure the share of bits read from held-out scenes, marked at the final PSNR, after single distortions."""
+        count = min(EVALUATED, self.scenes.count)
+        images = self.scenes.images(torch.arange(self.scenes.count - count, self.scenes.count))
+        bits = torch.randint(0, 2, (count, self.config.bits), generator=rng).float()
+        device = self.marks.textures.device
+        training = self.training
+        self.eval()
+        marked = self.marks(images.to(device), bits.to(device), self.config.psnr[1], rng)
+        found = {
+            name: float(((self.extractor.raw(view) > 0).cpu() == (bits > 0.5)).float().mean())
+            for name, view in views(marked).items()
+        }
+        self.train(training)
+        return found
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the running statistics and the difficulty."""
+        return dict(self.named_buffers())
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back the running statistics and the difficulty."""
+        for name, buffer in self.named_buffers():
+            buffer.copy_(state[name])
+
+
+def views(images: Tensor) -> dict[str, Tensor]:
+    """Return images [B, 3, H, W] in [-1, 1] after single distortions, by name."""
+    pixels = (images + 1.0) / 2.0
+    count, _, height, width = pixels.shape
+    small = [round(n * 0.3**0.5) for n in (height, width)]
+    part = [round(n * 0.1**0.5) for n in (height, width)]
+    top, left = (height - part[0]) // 2, (width - part[1]) // 2
+    half = [round(n * 0.5**0.5) for n in (height, width)]
+    ones = torch.ones(count, device=images.device)
+    grey = pixels.mean((1, 2, 3), keepdim=True)
+    bright = distortions.adjust(pixels, torch.zeros_like(pixels), 1.5)
+    changed = {
+        "clean": pixels,
+        "jpeg80": distortions.jpeg(pixels, 80 * ones),
+        "jpeg50": distortions.jpeg(pixels, 50 * ones),
+        "crop10": pixels[:, :, top : top + part[0], left : left + part[1]],
+        "resize30": F.interpolate(pixels, small, mode="bilinear", align_corners=False, antialias=True),
+        "rotate25": distortions.rotate(pixels, 25 * ones),
+        "bright": bright,
+        "contrast": distortions.adjust(pixels, grey, 1.5),
+        "blur1": distortions.blur(pixels, ones),
+        "combined": distortions.jpeg(bright[:, :, : half[0], : half[1]], 80 * ones),
+    }
+    return {name: 2.0 * value - 1.0 for name, value in changed.items()}

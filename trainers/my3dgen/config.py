@@ -1,0 +1,102 @@
+"""Settings of a personal 3D head. No torch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from annotated_types import Ge, Le
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from trainers.config import DataConfig, OptimConfig, RunConfig, Settings
+
+
+class My3DGenSettings(Settings):
+    """A personal 3D head from about ten photos: anchors, then LoRA on the generator (My3DGen, arXiv 2307.05468)."""
+
+    cameras: Path | None = None
+    """JSON file with 25 numbers for each photo, by file name. None estimates the cameras."""
+
+    refine: bool = True
+    """Also correct the cameras while the anchors are searched."""
+
+    space: Literal["w", "w+"] = "w"
+    """One latent for all layers of the generator, or one for each."""
+
+    anchor_steps: PositiveInt = 300
+    """Steps of the search for anchors, for all photos at once."""
+
+    anchor_lr: PositiveFloat = 0.05
+    """Peak rate of the anchors' latents."""
+
+    r: PositiveInt = 1
+    """Rank parameter; a 3 x 3 convolution's change has rank 3 r in the published form."""
+
+    alpha: PositiveFloat = 1.0
+    """Scale of the change: alpha / r."""
+
+    form: Literal["published", "plain", "loralib"] = "published"
+    """How a convolution's weight is seen as a matrix."""
+
+    styles: bool = True
+    """Also change the styles' fully connected layers."""
+
+    extras: bool = True
+    """Also train biases, noise strengths and the constant, as published."""
+
+    symmetry: NonNegativeFloat = 0.0
+    """Weight of the agreement of views from both sides. It helps with sides that no photo shows, and it harms
+    one-sided marks: scars, beauty spots, partings."""
+
+    symmetry_every: PositiveInt = 4
+    """Steps between two uses of the symmetry."""
+
+    symmetry_temperature: Annotated[float, Ge(1e-3), Le(100.0)] = 0.25
+    """Differences between both sides well above it are left alone."""
+
+    @model_validator(mode="after")
+    def _every_setting_acts(self) -> Self:
+        """Refuse settings of a symmetry that is off."""
+        names = ("symmetry_every", "symmetry_temperature")
+        changed = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        if changed and not self.symmetry:
+            raise ValueError(f"symmetry=0 leaves {', '.join(changed)} without effect; leave out one or the other")
+        return self
+
+
+class My3DGenOptim(OptimConfig):
+    """How long and how fast to train."""
+
+    steps: PositiveInt = 500
+    """Optimizer steps in all, counted from the very start, also after a resume."""
+
+    lr: PositiveFloat = 2e-3
+    """Peak learning rate of AdamW."""
+
+    beta1: Annotated[float, Ge(0.0), Le(0.9999)] = 0.0
+    """Decay of AdamW's first moment."""
+
+
+class My3DGenRun(RunConfig[My3DGenSettings]):
+    """Everything that decides a run."""
+
+    model: str = "heads"
+    """Generator: a folder with generator.safetensors and config.json, as lrdiff triplane import makes."""
+
+    optim: My3DGenOptim = My3DGenOptim()  # pyright: ignore[reportIncompatibleVariableOverride]
+    """How long and how fast to train."""
+
+    @model_validator(mode="after")
+    def _no_captions(self) -> Self:
+        """Refuse settings that a generator without captions does not read."""
+        if self.data.prompt != DataConfig().prompt:
+            raise ValueError("data.prompt has no effect here: a generator of heads reads no captions")
+        if self.data.flip:
+            raise ValueError("data.flip has no effect here: a mirrored head is another one; see method.symmetry")
+        if self.watch.preview_prompts:
+            raise ValueError("watch.preview_prompts has no effect here: a generator of heads reads no captions")
+        return self
+
+    def files(self) -> dict[str, Path]:
+        """Return further files that decide the run."""
+        return {"method.cameras": self.method.cameras} if self.method.cameras else {}

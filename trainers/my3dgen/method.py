@@ -1,0 +1,200 @@
+"""`My3DGen`: find the anchors of a person's photos, then tune a low-rank adapter on a generator of heads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lrdiff.artifact import Artifact, Header
+from lrdiff.assets import MODELS
+from lrdiff.rng import derive
+from lrdiff.triplane.cameras import mirrored
+from lrdiff.triplane.inversion import Anchors, InversionConfig, invert
+from lrdiff.triplane.lora import LoraConfig, Personal
+from lrdiff.triplane.losses import pixel_symmetry, psnr, reconstruction
+from lrdiff.triplane.personal import ADAPTER, ANCHORS, CAMERAS, COMPONENT, orbit
+from lrdiff.triplane.store import fingerprint, load
+from trainers.data import epoch_indices
+from trainers.engine import Engine
+from trainers.method import Batch, Method, Metrics, ParamGroup
+from trainers.my3dgen.config import My3DGenRun
+from trainers.my3dgen.photos import read_cameras, read_photos
+
+log = logging.getLogger(__name__)
+
+WIDEST = 1.0
+"""Widest yaw, in radians, at which both sides are compared."""
+HIGHEST = 0.25
+POOR = 15.0
+"""Anchors below this PSNR, in dB, hardly show what is on the photo."""
+
+
+class My3DGen(Method[My3DGenRun]):
+    """Loss: MSE + pyramid of absolute differences, of raw and of finished picture, plus weighted symmetry.
+
+    Stage 1 is done when the method is built: anchors (and cameras) of all photos, which then stay as they are. Stage 2
+    is the training: the adapter learns to draw every photo from its anchor. Mapping and decoder are frozen.
+
+    Differs from the paper: a pyramid takes the place of LPIPS; the symmetry compares pixels where they can agree, not
+    identity features; all anchors are searched together, by pixels.
+    """
+
+    def __init__(self, config: My3DGenRun, name: str, engine: Engine) -> None:
+        """Read generator and photos, search the anchors, add the adapter.
+
+        Args:
+            config: The whole run configuration.
+            name: Registry name of the method, for the artifact's header.
+            engine: Says device and number format.
+
+        Raises:
+            LrdiffError: Generator, photos or cameras cannot be used.
+        """
+        super().__init__(config)
+        settings = config.method
+        self.name, self.engine = name, engine
+        folder = find(config.model)
+        self.base = fingerprint(folder)
+        self.generator = load(folder).to(engine.device)
+        photos, self.names = read_photos(config.data.images, self.generator.config.side)
+        cameras = read_cameras(settings.cameras, self.names).to(engine.device) if settings.cameras else None
+        self.anchors = self._search(photos.to(engine.device), cameras, settings.refine)
+        self._warn()
+        validation = config.data.validation
+        self.held_out = photos[:0]
+        if validation is not None:
+            self.held_out, _ = read_photos(validation, self.generator.config.side, "data.validation")
+            found = self._search(self.held_out.to(engine.device), None, True)
+            self.held_out_anchors = found
+        self.photos = photos
+        lora = LoraConfig(settings.r, settings.alpha, settings.form, settings.styles, settings.extras)
+        self.personal = Personal(self.generator, lora)
+
+    def _search(self, photos: Tensor, cameras: Tensor | None, refine: bool) -> Anchors:
+        settings = self.config.method
+        kind = "unknown" if cameras is None else "refine" if refine else "given"
+        search = InversionConfig(
+            steps=settings.anchor_steps,
+            lr=settings.anchor_lr,
+            extended=settings.space == "w+",
+            cameras=kind,
+            seed=derive(self.config.seed, "anchors"),
+        )
+        return invert(self.generator, photos, cameras, search)
+
+    def _warn(self) -> None:
+        """Say what is likely to go wrong with these photos."""
+        for name, value in zip(self.names, self.anchors.psnr.tolist(), strict=True):
+            if value < POOR:
+                log.warning("%s: its anchor reaches only %.1f dB; is a head in its middle?", name, value)
+        if len(self.names) == 1:
+            log.warning("one photo: sides that it does not show are guessed; take about ten, from all sides")
+
+    def describe(self) -> list[str]:
+        """Return the preflight in words."""
+        count = sum(p.numel() for _, p in self.personal.named_parameters())
+        low, mean = float(self.anchors.psnr.min()), float(self.anchors.psnr.mean())
+        return [
+            f"generator {self.base[:12]}: mapping and decoder frozen, {self.generator.config.side} px",
+            f"{self.name}: {count:,} parameters on {len(self.personal.targets)} layers",
+            f"{len(self.names)} photos, anchors at {mean:.1f} dB, the poorest at {low:.1f} dB",
+        ]
+
+    def batch(self, index: int, rng: torch.Generator) -> Batch:
+        """Return photos, anchors and cameras of micro-batch `index`; every epoch is a new permutation."""
+        chosen = epoch_indices(index, self.config.data.batch_size, len(self.photos), self.config.seed)
+        use = self.config.method.symmetry > 0 and index % self.config.method.symmetry_every == 0
+        return {
+            "photos": self.photos[chosen],
+            "ws": self.anchors.ws[chosen],
+            "cameras": self.anchors.cameras[chosen],
+            "symmetric": torch.tensor(use),
+        }
+
+    def forward(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Metrics]:
+        """Return the loss of a batch. Depths are jittered from `rng`, and so are the poses of the symmetry."""
+        ws = batch["ws"].expand(-1, self.generator.config.latents, -1)
+        seen = self.generator.view(ws, batch["cameras"], rng=rng)
+        photos = batch["photos"]
+        loss = reconstruction(seen.image.float(), photos).mean()
+        metrics = {"psnr": psnr(seen.image.detach().float(), photos).clamp(max=99.0).mean()}
+        if self.generator.config.superres is not None:
+            side = (seen.raw.shape[-1],) * 2
+            small = torch.nn.functional.interpolate(photos, side, mode="bilinear", antialias=True)
+            loss = loss + reconstruction(seen.raw.float(), small).mean()
+        if bool(batch["symmetric"]):
+            term = self._symmetry(ws, rng)
+            metrics["symmetry"] = term.detach()
+            loss = loss + self.config.method.symmetry * term
+        return loss, metrics
+
+    def _symmetry(self, ws: Tensor, rng: torch.Generator) -> Tensor:
+        """Compare one random view of each head with the flipped view from the other side."""
+        angles = (torch.rand(len(ws), 2, generator=rng) * 2 - 1) * torch.tensor([WIDEST, HIGHEST])
+        camera = orbit(self.generator, angles).to(ws.device)
+        planes = self.generator.planes(ws)
+        one, other = (self.generator.view(ws, c, planes=planes).image.float() for c in (camera, mirrored(camera)))
+        return pixel_symmetry(one, other, self.config.method.symmetry_temperature)
+
+    def param_groups(self) -> Iterable[ParamGroup]:
+        """Return the low-rank matrices, and the extras, which no decay pulls to zero."""
+        named = list(self.personal.named_parameters())
+        lora = [p for name, p in named if ".delta." in name]
+        extras = [p for name, p in named if ".delta." not in name]
+        return [ParamGroup("lora", lora), *([ParamGroup("extras", extras, decay=False)] if extras else [])]
+
+    def artifact(self) -> Artifact:
+        """Return adapter and anchors."""
+        settings = self.config.method
+        header = Header(
+            method=self.name,
+            adapter=ADAPTER,
+            config={key: getattr(self.personal.config, key) for key in ("r", "alpha", "form", "styles", "extras")},
+            base_model=self.config.model,
+            base_fingerprint=self.base,
+            component=COMPONENT,
+            extra={"photos": len(self.names), "space": settings.space, "seed": self.config.seed},
+        )
+        anchors = {ANCHORS: self.anchors.ws.detach().float().cpu(), CAMERAS: self.anchors.cameras.float().cpu()}
+        return Artifact(tensors=self.personal.state() | anchors, header=header)
+
+    @torch.no_grad()
+    def evaluate(self, rng: torch.Generator) -> dict[str, float]:
+        """Measure PSNR on the photos, and on held-out ones from anchors that were found before training."""
+        found = {"psnr_photos": self._psnr(self.anchors, self.photos)}
+        if len(self.held_out):
+            found["psnr_validation"] = self._psnr(self.held_out_anchors, self.held_out)
+        return found
+
+    def _psnr(self, anchors: Anchors, photos: Tensor) -> float:
+        values = []
+        for number in range(len(photos)):
+            part = slice(number, number + 1)
+            seen = self.generator.view(self._latents(anchors.ws[part]), anchors.cameras[part])
+            values.append(psnr(seen.image.float().cpu(), photos[part]).clamp(max=99.0))
+        return float(torch.cat(values).mean())
+
+    def _latents(self, ws: Tensor) -> Tensor:
+        return ws.expand(-1, self.generator.config.latents, -1)
+
+    @torch.no_grad()
+    def preview(self, rng: torch.Generator) -> dict[str, Tensor]:
+        """Show the first photos' heads as they were photographed and from both sides."""
+        count = min(self.config.watch.preview_count, len(self.photos))
+        ws = self._latents(self.anchors.ws[:count])
+        planes = self.generator.planes(ws)
+        views = {"photo": self.anchors.cameras[:count]}
+        for name, yaw in (("left", -0.5), ("front", 0.0), ("right", 0.5)):
+            views[name] = orbit(self.generator, torch.tensor([[yaw, 0.0]]).expand(count, -1)).to(ws.device)
+        seen = {name: self.generator.view(ws, camera, planes=planes).image for name, camera in views.items()}
+        return {name: image.float().cpu().clamp(-1, 1) for name, image in seen.items()}
+
+
+def find(model: str) -> Path:
+    """Return the folder of a generator: a shipped one by name, or a path."""
+    shipped = MODELS / model
+    return shipped if "/" not in model and shipped.is_dir() else Path(model).expanduser()
