@@ -68,7 +68,12 @@ def compare(runs: Runs) -> Comparison:
 
 def metrics_of(runs: Runs) -> list[str]:
     """Return the names of the metrics that at least one of the runs logged, in the order they first come up."""
-    names = dict.fromkeys(name for _, run in runs for line in run.metrics() for name in line)
+    return names_in([line for _, run in runs for line in run.metrics()])
+
+
+def names_in(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the metrics in logged lines, in the order they first come up."""
+    names = dict.fromkeys(name for line in lines for name in line)
     return [name for name in names if name not in (*CLOCK, "step")]
 
 

@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import gradio as gr
 from gradio.components import Component
@@ -58,7 +58,7 @@ class Field:
     kind: Kind
     default: Any
     help: str
-    choices: tuple[str, ...] = ()
+    choices: tuple[Any, ...] = ()
     optional: bool = False
 
 
@@ -96,9 +96,11 @@ def _leaf(path: str, annotation: Any, default: Any, description: str) -> Field:
         members = [part for part in get_args(annotation) if part is not type(None)]
         optional = len(members) < len(get_args(annotation))
         kept = members[0] if len(members) == 1 else annotation
+    if get_origin(kept) is Annotated:
+        # Bounds are the model's business.
+        kept = get_args(kept)[0]
     if get_origin(kept) is Literal:
-        choices = tuple(str(value) for value in get_args(kept))
-        return Field(path, "choice", default, description, choices, optional)
+        return Field(path, "choice", default, description, get_args(kept), optional)
     kind = LISTS.get(get_args(kept)[0]) if get_origin(kept) is tuple else SINGLES.get(kept)
     if kind is None:
         raise ConfigError(f"{path}: the form has no component for the type {annotation}; add one in app/form.py")
@@ -232,7 +234,8 @@ def _component(field: Field, style: Mapping[str, Any]) -> Component:
             kind = gr.Checkbox
         case "choice":
             kind = gr.Dropdown
-            made["choices"] = list(field.choices)
+            # With their type: 64 is a choice where "64" is none.
+            made["choices"] = [(str(choice), choice) for choice in field.choices]
         case "integer" | "number":
             kind = gr.Number
             # "any" keeps the browser from calling 0.002 invalid; bounds are checked by the model, in words.

@@ -17,7 +17,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from app import api, estimate, text, text_auth, watch
+from app import api, estimate, example, text, text_auth
 from app.accounts import Accounts
 from app.auth import Gate
 from app.form import FormError, Values
@@ -25,9 +25,10 @@ from app.jobs import Queue
 from app.reports import report_route
 from app.site import Site
 from app.tabs.generate import GenerateTab
+from app.tabs.heads import HeadsTab
 from app.tabs.models import ModelsTab
 from app.tabs.runs import RunsTab
-from app.tabs.train import TrainTab, default_order
+from app.tabs.train import TrainTab
 from app.tabs.verify import VerifyTab
 from app.theme import CSS, HEAD, theme
 from app.told import told
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 MAX_UPLOAD = 50 * 2**20
 MAX_REQUEST = MAX_UPLOAD + 2**20
 """A file, and what is written around it."""
+PORTS_TRIED = 5
+"""A free port may be taken by another program before the page listens there."""
 CACHE_SECONDS = (3600, 24 * 3600)
 """How often copies in the page's cache are looked through, and the age at which they go. Originals stay."""
 
@@ -60,19 +63,22 @@ def build(
         api.publish(site)
         leave = f"<form method='post' action='/logout'><button>{text_auth.LOG_OUT}</button></form>" if has_users else ""
         gr.HTML(f"<header class='masthead'><h1>{text.TITLE}</h1><p>{text.TAGLINE}</p>{leave}</header>", padding=False)
-        with gr.Tabs(selected="train") as tabs:
+        with gr.Tabs(selected="train", overflow_behavior="wrap") as tabs:
             with gr.Tab(text.TAB_TRAIN, id="train"):
                 train = TrainTab(site)
             with gr.Tab(text.TAB_RUNS, id="runs"):
                 runs_tab = RunsTab(site)
             with gr.Tab(text.TAB_GENERATE, id="generate") as generate_page:
                 generate = GenerateTab(site)
+            with gr.Tab(text.TAB_HEADS, id="heads") as heads_page:
+                heads = HeadsTab(site)
             with gr.Tab(text.TAB_VERIFY, id="verify") as verify_page:
                 verify = VerifyTab(site)
             with gr.Tab(text.TAB_MODELS, id="models") as models_page:
                 models = ModelsTab(site)
         _connect(page, tabs, generate_page, train, runs_tab, generate)
-        for tab, part in ((verify_page, verify), (models_page, models)):
+        _connect_verify(tabs, generate, verify)
+        for tab, part in ((heads_page, heads), (verify_page, verify), (models_page, models)):
             tab.select(part.offer, None, part.offered, queue=False, api_visibility="private", show_progress="hidden")
     return page
 
@@ -93,8 +99,7 @@ def _connect(
             return train.explain(error.problems)
         name = train.site.queue.name(run)
         gr.Info(text.QUEUED.format(name=name))
-        choices = watch.choices(train.site.queue)
-        return {runs.picker: gr.update(choices=choices, value=name), tabs: gr.Tabs(selected="runs")}
+        return {runs.picker: gr.update(value=name), tabs: gr.Tabs(selected="runs")}
 
     def repeat(name: str) -> dict[Any, Any]:
         updates = train.with_run(train.site.queue.find(name))
@@ -104,11 +109,11 @@ def _connect(
     def use(name: str) -> dict[Any, Any]:
         return {**generate.with_run(train.site.queue.find(name)), tabs: gr.Tabs(selected="generate")}
 
-    train.start.click(explain, train.inputs, [train.problems, train.advanced], queue=False, **private)
+    train.start.click(explain, train.inputs, [train.problems, train.settings.advanced], queue=False, **private)
     train.start.click(
         told(start),
         train.inputs,
-        [runs.picker, tabs, train.problems, train.advanced],
+        [runs.picker, tabs, train.problems, train.settings.advanced],
         validator=train.form.validator(train.check),
         **private,
     )
@@ -116,8 +121,22 @@ def _connect(
     runs.repeat.click(told(repeat), runs.picker, [*train.inputs, tabs], queue=False, **private)
     generate_page.select(generate.offer, generate.looked_at, generate.offered, queue=False, **private)
     page.load(generate.offer, generate.looked_at, generate.offered, queue=False, **private)
-    page.load(train.foresee, train.inputs, [train.estimate, train.preset], queue=False, **private)
+    page.load(train.foresee, train.inputs, train.foreseen, queue=False, **private)
     page.load(runs.refresh, runs.looked_at, runs.outputs, queue=False, **private)
+
+
+def _connect_verify(tabs: gr.Tabs, generate: GenerateTab, verify: VerifyTab) -> None:
+    """Let one button judge the image that was just made."""
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+    def hand_over(files: Any, number: int) -> dict[Any, Any]:
+        return {verify.file: generate.picked(files, number), tabs: gr.Tabs(selected="verify")}
+
+    generate.verify.click(
+        told(hand_over), [generate.gallery, generate.shown], [verify.file, tabs], queue=False, **private
+    ).success(verify.offer, None, verify.offered, queue=False, **private).success(
+        verify.judge, verify.asked, verify.answer, **private
+    )
 
 
 def launch(page: gr.Blocks, site: Site, host: str, port: int, accounts: Accounts | None = None) -> str:
@@ -131,36 +150,47 @@ def launch(page: gr.Blocks, site: Site, host: str, port: int, accounts: Accounts
         raise ConfigError(text_auth.NO_AUTH.format(host=host, port=port))
     for folder in (site.queue.root, site.outputs):
         writable(folder)
-    try:
-        _, url, _ = page.launch(
-            server_name=host,
-            server_port=port or free_port(host),
-            share=False,
-            inbrowser=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            run_history=False,
-            enable_monitoring=False,
-            mcp_server=False,
-            ssr_mode=False,
-            pwa=False,
-            show_error=False,
-            max_file_size=MAX_UPLOAD,
-            allowed_paths=[str(site.queue.root), str(site.outputs)],
-            footer_links=["api", "settings"],
-            theme=theme(),
-            css=CSS,
-            head=HEAD,
-            app_kwargs={
-                "middleware": [
-                    Middleware(TrustedHostMiddleware, allowed_hosts=_names(host)),
-                    Middleware(Gate, accounts=accounts, max_body=MAX_REQUEST),
-                ],
-                "routes": [report_route(site.queue)],
-            },
-        )
-    except OSError as error:
-        raise ConfigError(text.PORT_TAKEN.format(port=port)) from error
+    for _ in range(1 if port else PORTS_TRIED):
+        try:
+            return _listen(page, site, host, port or free_port(host), accounts)
+        except ValueError as error:
+            # gradio asks its own page for an answer, and waits a few seconds for it.
+            page.close(verbose=False)
+            raise ConfigError(text.NO_ANSWER.format(host=host)) from error
+        except OSError:
+            continue
+    raise ConfigError(text.PORT_TAKEN.format(port=port))
+
+
+def _listen(page: gr.Blocks, site: Site, host: str, port: int, accounts: Accounts | None) -> str:
+    """Open the page and return its address. Raises `OSError` where the port is taken."""
+    _, url, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        inbrowser=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        run_history=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        ssr_mode=False,
+        pwa=False,
+        show_error=False,
+        max_file_size=MAX_UPLOAD,
+        allowed_paths=[str(site.queue.root), str(site.outputs)],
+        footer_links=["api", "settings"],
+        theme=theme(),
+        css=CSS,
+        head=HEAD,
+        app_kwargs={
+            "middleware": [
+                Middleware(TrustedHostMiddleware, allowed_hosts=_names(host)),
+                Middleware(Gate, accounts=accounts, max_body=MAX_REQUEST),
+            ],
+            "routes": [report_route(site.queue)],
+        },
+    )
     return url
 
 
@@ -189,7 +219,7 @@ def serve(
         page = build(site=site, has_users=accounts is not None)
         url = launch(page, site, host, port, accounts)
         site.queue.start()
-        threading.Thread(target=_measure_once, args=(site,), name="lrdiff-measure", daemon=True).start()
+        threading.Thread(target=measure_once, args=(site,), name="lrdiff-measure", daemon=True).start()
         log.info("%s", text.LISTENING.format(url=url))
         try:
             _sleep_until_asked()
@@ -199,9 +229,9 @@ def serve(
             page.close(verbose=False)
 
 
-def _measure_once(site: Site) -> None:
+def measure_once(site: Site) -> None:
     """Find out how long the first visitor's run takes here, so that the page does not guess."""
-    order = default_order(site)
+    order = example.order(site)
     if order is not None:
         estimate.measure_once(site.queue, *order)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from trainers.config import describe
+
 TITLE = "lrdiff"
 TAGLINE = "Teach a diffusion model your subject. Everything stays on this machine."
 
 TAB_TRAIN, TAB_RUNS, TAB_GENERATE, TAB_VERIFY, TAB_MODELS = "Train", "Runs", "Generate", "Verify", "Models"
+TAB_HEADS = "3D"
 
 # Train
 IMAGES_TITLE = "Images"
@@ -56,12 +59,9 @@ NOT_UPLOADED = "{name}: was not uploaded; send the file itself, for example with
 UPLOAD_GONE = "the upload is no longer on the server; add the file again"
 QUEUED = "{name} is in the queue."
 PROBLEMS = "Not started. Please look at:"
+NOT_CHECKED = "Not checked. Please look at:"
 
 METHOD = "Method"
-METHOD_INFO = (
-    "tensor-lora teaches a subject, in a small file; lora does it the known way, for comparison. watermark puts a key "
-    "into a decoder and needs no pictures."
-)
 CAPTIONS = "Captions: what each picture shows"
 CAPTIONS_INFO = "Click a caption to change it. An empty one is the prompt."
 CAPTION_COLUMNS = ("Picture", "Caption")
@@ -78,10 +78,14 @@ ESTIMATE_DISK = "Disk: up to {disk}, {free} are free."
 ESTIMATE_NONE = "Time and memory with these settings are not known yet; Check first measures them."
 CHECKED = "Checked. Nothing stands against starting."
 PRESET_TIME = "{name} · {steps} steps · {time}"
-LED = "New here? Press Start training: it teaches the model the example below, then Generate draws it."
+LED = (
+    "<b>New here?</b> Press <b>Start training</b>: it teaches the model the example below. "
+    "Then <b>Generate with it</b> draws that in new places."
+)
 
 # Runs
-RUN = "Run"
+RUNS = "Runs"
+STEPS = ("", "1 step", "{count} steps")
 NO_RUNS = "No runs yet. Start one on the Train page."
 STOP = "Stop and save"
 STOP_ASKED = "{name} finishes its step, saves, and ends."
@@ -115,7 +119,7 @@ SERIES = {"loss": "training", "loss_fixed": "fixed noise", "loss_validation": "v
 PREVIEWS = "Previews over time"
 PREVIEW_CAPTION = "step {step}"
 LOG = "Log"
-SETTINGS = "Settings of this run"
+SETTINGS = "Settings, and what was found before the first step"
 STATES = {
     "queued": "Waiting",
     "running": "Running",
@@ -193,6 +197,9 @@ SHARE_INFO = "Both then share the processor or GPU: both become slower, and memo
 GENERATE = "Generate"
 CANCEL = "Cancel"
 RESULTS = "Images"
+RESULTS_EMPTY = "Images appear here."
+VERIFY_IT = "Verify the image"
+NO_IMAGE_YET = "There is no image yet; press Generate first."
 RESULT_FACTS = "{count} in {time}, written to {folder}"
 MADE = ("no images", "1 image", "{count} images")
 WAITS_FOR_RUN = "Waits for the training of {name}"
@@ -206,6 +213,10 @@ FAILED_UNEXPECTEDLY = "This should not have happened: {error}. The log of the se
 
 # The server
 PORT_TAKEN = "--port {port}: in use by another program, or not allowed; choose another, or 0 for any free one"
+NO_ANSWER = (
+    "--host {host}: the page does not answer there. Either this machine is too busy at the moment, and it helps to try "
+    "again; or a proxy stands between, and NO_PROXY must name the host"
+)
 LISTENING = "The page is at {url} (Ctrl-C closes it; runs that are under way go on)"
 CLOSING = "Page closed. Runs that are under way go on; the page finds them again."
 
@@ -283,12 +294,7 @@ def help_with_flag(field: _Field) -> str:
 
 def problem(error: Mapping[str, Any]) -> str:
     """Return one pydantic error as a sentence for its field."""
-    message = str(error["msg"]).removeprefix("Value error, ")
-    message = message.replace("Input should be", "Must be").replace(
-        "a valid integer, got a number with a fractional part", "a whole number"
-    )
-    if error["type"] in ("too_short", "string_too_short"):
-        message = "Must not be empty"
+    message = describe(error)
     # A problem of several fields together begins with the name of one of them.
     return message[:1].upper() + message[1:] if error["loc"] else message
 
@@ -306,7 +312,7 @@ def duration(seconds: float) -> str:
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s" if whole < 600 else f"{round(whole / 60)} min"
+        return f"{whole // 60} min {whole % 60} s" if whole < 600 and whole % 60 else f"{round(whole / 60)} min"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 

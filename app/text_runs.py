@@ -14,6 +14,10 @@ CANNOT_SETTLE = "{name}: its end could not be written down, which is tried again
 LITTLE_SPACE = "{path}: only {free} free, so waiting runs are not started; free some space"
 WAITS_FOR_FOREIGN = "waiting runs start when {names} has ended, which was started from elsewhere"
 
+# The terminal
+WAITS_TURN = "waits until {what} is done in {root}; Ctrl-C gives up, --share does not wait"
+SOMETHING = "what computes there"
+
 # What a person asks for
 IS_WAITING = "{name} waits in the queue already"
 IS_RUNNING = "{name} is running"

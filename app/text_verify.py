@@ -7,6 +7,11 @@ ABOUT = (
     "Give the file itself, as it was downloaded or received: a screenshot or a messenger's copy loses some bits. "
     "The file is read as it is and kept nowhere."
 )
+ABSENT = (
+    "<b>Nothing can be read here yet.</b> Marks are read by a network, the extractor, and none is installed on this "
+    "machine. <code>lrdiff embedded make extractor</code> makes one, in hours; this page then works without a restart."
+)
+NOT_JUDGED = "Not judged. Please look at:"
 FILE = "Picture"
 KEY = "Look for"
 KEY_INFO = "With all keys, the chance of an accidental match is counted for every one of them."

@@ -113,7 +113,13 @@ CSS = """
 .section h2 {font-size: 1.05rem; font-weight: 650; margin: 6px 0 0}
 .section p {color: var(--body-text-color-subdued); margin: 2px 0 0; font-size: .92rem}
 
-.lead {margin: 4px 2px 0; font-size: .95rem; color: var(--body-text-color)}
+.lead {margin: 2px 0 0; padding: 12px 16px; font-size: .95rem; color: var(--body-text-color); border-radius: 10px;
+  background: #e6f1ef; border: 1px solid #b9d8d3}
+.dark .lead {background: #13302d; border-color: #24514c}
+.lead.warn {background: #fdf3e0; border-color: #e6cf9f}
+.dark .lead.warn {background: #33270f; border-color: #5d4a20}
+.gradio-container .go {position: sticky !important; bottom: 0; z-index: 5; padding: 10px 0;
+  background: var(--body-background-fill)}
 .note.good {color: #1d5a24; font-weight: 600}
 .dark .note.good {color: #a9dfae}
 .count {font-size: .92rem; font-weight: 600; margin: 2px 0 8px}
@@ -143,15 +149,16 @@ CSS = """
 .run .row {display: flex; flex-wrap: wrap; gap: 6px 14px; align-items: center}
 .run .steps b {font-variant-numeric: tabular-nums}
 .run .time {margin-left: auto; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums}
-.run .badge {font-size: .82rem; font-weight: 650; padding: 3px 11px; border-radius: 99px;
-  background: #e9e5de; color: #3c3831}
-.dark .run .badge {background: #37332d; color: #dedad2}
-.run.running .badge {background: #d6efeb; color: #0b544e}
-.dark .run.running .badge {background: #123f3a; color: #9fe3da}
-.run.finished .badge {background: #dcf1dc; color: #1d5a24}
-.dark .run.finished .badge {background: #193d1d; color: #a9dfae}
-.run.failed .badge, .run.interrupted .badge {background: #fde4d8; color: #8f2d0c}
-.dark .run.failed .badge, .dark .run.interrupted .badge {background: #47200f; color: #f5b597}
+.badge {font-size: .82rem; font-weight: 650; padding: 3px 11px; border-radius: 99px; background: #e9e5de;
+  color: #3c3831}
+.dark .badge {background: #37332d; color: #dedad2}
+.running .badge {background: #d6efeb; color: #0b544e}
+.dark .running .badge {background: #123f3a; color: #9fe3da}
+.finished .badge {background: #dcf1dc; color: #1d5a24}
+.dark .finished .badge {background: #193d1d; color: #a9dfae}
+:is(.failed, .interrupted) .badge {background: #fde4d8; color: #8f2d0c}
+.dark :is(.failed, .interrupted) .badge {background: #47200f; color: #f5b597}
+.runs .badge {font-size: .74rem; font-style: normal; padding: 1px 8px}
 .run .bar {height: 8px; border-radius: 99px; background: #ece8e1; margin: 12px 0 4px; overflow: hidden}
 .dark .run .bar {background: #33302a}
 .run .bar div {height: 100%; border-radius: 99px; background: #0f6b63; transition: width .6s ease}
@@ -163,20 +170,29 @@ CSS = """
   font: .78rem/1.45 var(--font-mono);
   max-height: 260px; overflow: auto; white-space: pre-wrap}
 .dark .run pre {background: #14120f}
-.run .facts {margin: 10px 0 0; padding-left: 1.1em; font-size: .88rem; color: var(--body-text-color-subdued);
-  list-style: disc}
-.run .facts li {font-size: .86rem; margin: 0; color: var(--body-text-color-subdued)}
+.facts {margin: 10px 0; padding-left: 1.3em; list-style: disc}
+.gradio-container .facts li {font-size: .88rem; margin: 0; color: var(--body-text-color-subdued)}
 #chart {padding-bottom: 14px}
+.runs {display: flex; flex-direction: column; gap: 6px; max-height: 640px; overflow-y: auto; padding: 2px}
+.runs button {all: unset; box-sizing: border-box; cursor: pointer; padding: 9px 12px; border-radius: 10px;
+  border: 1px solid var(--block-border-color); background: var(--block-background-fill); color: var(--body-text-color);
+  display: flex; flex-direction: column; gap: 3px; overflow-wrap: anywhere}
+.runs button:hover {border-color: var(--input-border-color)}
+.runs button[aria-checked=true] {border-color: var(--color-accent); box-shadow: inset 3px 0 0 var(--color-accent)}
+.runs b {font-weight: 600; font-size: .92rem}
+.runs span {font-size: .8rem; color: var(--body-text-color-subdued)}
 .run {overflow-wrap: anywhere}
 .gradio-container input[role="listbox"] {text-overflow: ellipsis; padding-right: 28px}
-.actions button, .actions a {flex: 0 1 auto !important}
+.gradio-container .actions :is(button, a) {flex: 0 1 auto !important; padding: 8px 14px; font-size: .92rem}
+.gradio-container .beside {position: sticky !important; top: 12px; align-self: flex-start}
 .strip {display: flex; gap: 10px; overflow-x: auto; padding: 4px 2px 12px; scrollbar-width: thin}
-.strip figure {margin: 0; flex: none; display: flex; flex-direction: column; gap: 6px}
+.strip figure {margin: 0; flex: none; display: flex; flex-direction: column; align-items: flex-start; gap: 6px}
 .strip figcaption {font-size: .8rem; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums}
+.gradio-container .strip a {padding: 0}
 .strip img {width: 136px; height: 136px; object-fit: cover; border-radius: 10px; margin: 0; display: block;
   border: 1px solid var(--block-border-color)}
 .adapter {display: flex; flex-wrap: wrap; gap: 12px; padding: 10px 14px; align-items: center; font-size: .88rem;
-  border-top: 1px solid var(--block-border-color)}
+  background: var(--block-background-fill)}
 .adapter .seen {display: flex; gap: 6px}
 .adapter img, .glimpse {width: 72px; height: 72px; object-fit: cover; border-radius: 8px; margin: 0}
 .adapter div:last-child {display: flex; flex-direction: column; min-width: 0; overflow-wrap: anywhere}
@@ -199,7 +215,7 @@ table.plain {border-collapse: collapse; font-size: .88rem; width: 100%; margin: 
   border-bottom: 1px solid var(--block-border-color); font-variant-numeric: tabular-nums}
 .gradio-container table.plain tr {border: 0}
 table.plain th {font-weight: 600; color: var(--body-text-color-subdued)}
-#results .grid-container {grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)) !important}
+#results .grid-container {grid-template-columns: repeat(auto-fill, minmax(min(240px, 100%), 1fr)) !important}
 .waiting {border: 1px dashed var(--block-border-color); border-radius: 12px; background: none}
 .empty {text-align: center; padding: 48px 16px; color: var(--body-text-color-subdued)}
 .log textarea {font: .78rem/1.5 var(--font-mono) !important}
@@ -207,13 +223,17 @@ table.plain th {font-weight: 600; color: var(--body-text-color-subdued)}
 """
 
 HEAD = """<style>
-@media (min-width: 1900px) {.gradio-container {max-width: 1720px !important; font-size: 17px}}
+body .gradio-container.gradio-container {overflow: clip !important}
+@media (min-width: 1900px) {body .gradio-container.gradio-container {max-width: 1480px !important; zoom: 1.2}}
 @media (max-width: 640px) {
   .gradio-container .main.app {padding: 8px 12px !important}
   .gradio-container .tab-container button {padding: 0 8px !important}
   .gradio-container .actions :is(button, a) {flex: 1 1 45% !important; min-width: 130px !important}
   .gradio-container .masthead {padding-top: 14px; gap: 2px 10px}
   .gradio-container .run .time {margin-left: 0; width: 100%}
+  .gradio-container .runs {max-height: 230px}
+  .gradio-container .beside {position: static !important}
+  .gradio-container footer .divider {display: none}
 }
 @media (prefers-reduced-motion: reduce) {.run .bar div {transition: none !important}}
 </style>"""

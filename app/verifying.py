@@ -62,6 +62,11 @@ def _is_there(site: Site) -> bool:
     return Database(site.registry or default_url()).exists()
 
 
+def is_readable(site: Site) -> bool:
+    """Tell whether there is an extractor, without loading it: without one nothing is read and no key can be made."""
+    return any(site.extractor.glob("*.safetensors")) if site.extractor.is_dir() else site.extractor.is_file()
+
+
 def network(site: Site) -> Network:
     """Return the installed extractor. Raises `ModelError` when it is absent or damaged."""
     folder = site.extractor

@@ -7,9 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
+import gradio as gr
 import pandas as pd
 
 from app import text
@@ -74,7 +75,7 @@ def look(queue: Queue, name: str) -> Snapshot:
     state, outcome = record["state"], record.get("outcome") or ""
     metrics: Sequence[Mapping[str, Any]] = ()
     try:
-        metrics = run.metrics()
+        metrics = _metrics(run)
     except RunError as error:
         # The state stands; what cannot be read is told instead of shown.
         outcome = str(error)
@@ -89,6 +90,20 @@ def look(queue: Queue, name: str) -> Snapshot:
     ahead = _ahead(queue, name) if state == "queued" else 0
     stopping = state in ("queued", "running") and run.stop_path.exists()
     return Snapshot(run, record, state, outcome, step, total, speed, left, metrics, ahead, stopping)
+
+
+def _metrics(run: RunDir) -> Sequence[Mapping[str, Any]]:
+    """Return the logged metrics; every visitor looks at them every two seconds, so they are parsed once for all."""
+    try:
+        stat = run.metrics_path.stat()
+    except OSError:
+        return run.metrics()
+    return _metrics_once(run, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=32)
+def _metrics_once(run: RunDir, inode: int, changed: int, size: int) -> Sequence[Mapping[str, Any]]:
+    return tuple(run.metrics())
 
 
 def total_steps(record: Mapping[str, Any]) -> int:
@@ -113,6 +128,11 @@ def chart(metrics: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         for line in _thinned([line for line in metrics if key in line])
     ]
     return pd.DataFrame(rows, columns=pd.Index(CHART_COLUMNS))
+
+
+def drawn(points: pd.DataFrame) -> Any:
+    """Return the update of a plot. One that was first drawn without a point stays flat for ever, so it is not shown."""
+    return gr.update(visible=False) if points.empty else gr.update(value=points, visible=True)
 
 
 def _thinned(lines: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
@@ -154,7 +174,6 @@ def card(view: Snapshot) -> str:
         f"<div class='bar' role='progressbar' aria-valuenow='{share:.0f}' aria-valuemin='0' aria-valuemax='100' "
         f"aria-label='{text.CHART_STEP}'><div style='width:{share:.1f}%'></div></div>",
         *_troubles(view),
-        _facts(view),
         "</div>",
     ]
     return "".join(parts)
@@ -196,22 +215,13 @@ def _troubles(view: Snapshot) -> list[str]:
     return parts
 
 
-def _facts(view: Snapshot) -> str:
-    facts = [str(line) for line in view.record.get("preflight") or []]
+def facts(view: Snapshot) -> str:
+    """Return what the preflight found, where it ran and what came out, as an HTML list."""
+    found = [str(line) for line in view.record.get("preflight") or []]
     if view.record.get("device"):
-        facts.append(str(view.record["device"]))
+        found.append(str(view.record["device"]))
     if view.has_artifact:
         size = text.size(view.run.artifact_path.stat().st_size)
-        facts.append(text.WEIGHT_FILE.format(size=size, parameters=f"{view.record.get('parameters', 0):,}"))
-    items = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts)
+        found.append(text.WEIGHT_FILE.format(size=size, parameters=f"{view.record.get('parameters', 0):,}"))
+    items = "".join(f"<li>{html.escape(fact)}</li>" for fact in found)
     return f"<ul class='facts'>{items}</ul>" if items else ""
-
-
-def adapters(queue: Queue, installed: Path) -> list[tuple[str, str]]:
-    """Return (label, path) of every adapter that can be applied: of ended runs, newest first, then installed ones."""
-    found = [
-        (queue.name(run), str(run.path))
-        for run, record in queue.runs()
-        if record["state"] in ("finished", "stopped") and usable_artifact(run, record)
-    ]
-    return found + [(path.stem, str(path)) for path in sorted(installed.glob("*.safetensors"))]

@@ -247,6 +247,11 @@ def is_attended(root: Path) -> bool:
         os.close(handle)
 
 
+def was_attended(root: Path) -> bool:
+    """Tell whether a worker ever looked after a folder."""
+    return _presence_path(root).is_file()
+
+
 def _presence_path(root: Path) -> Path:
     return root / ".worker.lock"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from lrdiff.artifact import Artifact, sha256
 from lrdiff.backbones import Backbone
 from lrdiff.errors import ArtifactError
 from lrdiff.generate_config import AdapterSpec
-from lrdiff.inject import attach, eject, set_weights
+from lrdiff.inject import attach, eject, set_weights, tuner_layers
 from lrdiff.rng import stream
 
 NO_EFFECT = 1e-6
@@ -57,27 +57,34 @@ def read_adapter(spec: AdapterSpec) -> Adapter:
 
 
 @contextmanager
-def adapted(backbone: Backbone, adapters: Sequence[Adapter], largest_scale: float = 1.0) -> Iterator[list[str]]:
+def adapted(
+    backbone: Backbone, adapters: Sequence[Adapter], scales: Sequence[float] = (1.0,)
+) -> Iterator[dict[str, float]]:
     """Put adapters into a backbone, all active at their weights; take them out again at the end.
 
     Args:
         backbone: Its denoiser is changed in place for the time of the `with` block.
         adapters: From `read_adapter`.
-        largest_scale: The factor on the weights at which each adapter must change something.
+        scales: The factors on the weights that will be used. At the largest each adapter must change something.
 
     Yields:
-        The names of the adapters inside the denoiser.
+        The names of the adapters inside the denoiser that have a strength, with their weights.
 
     Raises:
-        ArtifactError: An adapter is for another base model, does not fit, or changes nothing.
+        ArtifactError: An adapter is for another base model, does not fit, changes nothing, or has no strength and is
+            asked for another than 1.
         TargetError: No layer matches.
     """
     for adapter in adapters:
         header = adapter.artifact.header
         if header.component != backbone.component:
+            use = {
+                "vae": "merge a mark with lrdiff watermark fuse and give the result as decoder",
+                "triplane": "show a head with lrdiff triplane render",
+            }
             raise ArtifactError(
                 f"{adapter.file}: a {header.method} adapter goes into the {header.component}, not into the "
-                f"{backbone.component}; merge a mark with lrdiff watermark fuse and give the result as decoder"
+                f"{backbone.component}; {use.get(header.component, 'give one that was trained on this model')}"
             )
         if header.base_fingerprint != backbone.fingerprint:
             raise ArtifactError(
@@ -85,23 +92,44 @@ def adapted(backbone: Backbone, adapters: Sequence[Adapter], largest_scale: floa
                 f"{header.base_fingerprint[:12]}), but the model in use is {backbone.name!r} "
                 f"({backbone.fingerprint[:12]}); generate with {header.base_model!r}, or train on {backbone.name!r}"
             )
-    names = [f"generate_{index}" for index in range(len(adapters))]
-    attached: list[str] = []
+    weights: dict[str, float] = {}
     before = _probe(backbone) if adapters else None
-    try:
-        for name, adapter in sorted(zip(names, adapters, strict=True), key=lambda pair: _goes_outside(pair[1])):
-            attach(backbone.denoiser, adapter.artifact, name)
-            attached.append(name)
-            strength = adapter.weight * largest_scale
+    numbered = [(f"generate_{index}", adapter) for index, adapter in enumerate(adapters)]
+    with ExitStack() as stack:
+        for name, adapter in sorted(numbered, key=lambda pair: _goes_outside(pair[1])):
+            strength = adapter.weight * max(map(abs, scales))
+            if adapter.artifact.header.adapter == "sla":
+                from lrdiff.sla.saved import attached  # imports every transformer that it knows
+
+                _check_whole(adapter, scales)
+                stack.enter_context(attached(backbone.denoiser, adapter.artifact, name))
+            else:
+                attach(backbone.denoiser, adapter.artifact, name)
+                stack.callback(eject, backbone.denoiser, name)
+                weights[name] = adapter.weight
+                if strength != 0.0:
+                    set_weights(backbone.denoiser, {name: strength})
             if strength != 0.0 and before is not None:
-                set_weights(backbone.denoiser, {name: strength})
                 _check_effect(before, _probe(backbone), adapter, strength)
-        if names:
-            set_weights(backbone.denoiser, {name: a.weight for name, a in zip(names, adapters, strict=True)})
-        yield names
-    finally:
-        for name in reversed(attached):
-            eject(backbone.denoiser, name)
+        weights |= {name: 1.0 for name, adapter in numbered if name not in weights and _holds(backbone, name)}
+        if weights:
+            set_weights(backbone.denoiser, weights)
+        yield weights
+
+
+def _holds(backbone: Backbone, name: str) -> bool:
+    """Tell whether any layer holds an adapter of this name."""
+    return any(True for _ in tuner_layers(backbone.denoiser, name))
+
+
+def _check_whole(adapter: Adapter, scales: Sequence[float]) -> None:
+    """Raise `ArtifactError` where a strength is asked for that sparse-linear attention does not have."""
+    asked = {adapter.weight * scale for scale in scales}
+    if asked != {1.0}:
+        raise ArtifactError(
+            f"{adapter.file}: sparse-linear attention is there or not, it has no strength; use weight 1 and scale 1 "
+            f"(asked for {', '.join(f'{value:g}' for value in sorted(asked))})"
+        )
 
 
 def _goes_outside(adapter: Adapter) -> bool:

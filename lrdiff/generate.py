@@ -85,12 +85,11 @@ def generate(
     items = plan(config)
     saved: list[Path] = []
     pictures: dict[Item, Image.Image] = {}
-    scale = max(map(abs, config.scale))
-    with decoding(backbone, decoder), adapted(backbone, adapters, largest_scale=scale) as names:
+    with decoding(backbone, decoder), adapted(backbone, adapters, config.scale) as weights:
         for batch in _batches(items, config.batch_size):
-            if names:
-                scaled = [adapter.weight * batch[0].scale for adapter in adapters]
-                set_weights(backbone.denoiser, dict(zip(names, scaled, strict=True)))
+            if weights:
+                scaled = {name: weight * batch[0].scale for name, weight in weights.items()}
+                set_weights(backbone.denoiser, scaled)
             images = render(
                 backbone,
                 [item.prompt for item in batch],

@@ -135,6 +135,8 @@ class RunConfig(Settings, Generic[M]):
     """Everything that decides a run. `M` is the method's own configuration."""
 
     needs_images: ClassVar[bool] = True
+    unread: ClassVar[tuple[str, ...]] = ()
+    """Dotted names of shared settings that the method does not read; they keep their defaults."""
 
     model: str = "toys"
     """Base model: the name of a shipped one, or a folder in diffusers' layout."""
@@ -166,13 +168,29 @@ class RunConfig(Settings, Generic[M]):
         """Return further files that decide the run, by the setting that names them."""
         return {}
 
+    @model_validator(mode="after")
+    def _nothing_unread(self) -> Self:
+        """Refuse other values of settings that the method does not read."""
+        for path in self.unread:
+            section, _, name = path.partition(".")
+            group = getattr(self, section)
+            if getattr(group, name) != type(group).model_fields[name].default:
+                raise ValueError(f"{path} has no effect with this method; leave it out")
+        return self
+
+    def find_model(self) -> Path:
+        """Return the folder of the base model. Raises `ModelError` where there is none."""
+        from lrdiff import backbones
+
+        return backbones.find(self.model)
+
     def settled(self) -> Self:
         """Return the settings with what is decided once, before a run is written down, such as a drawn key."""
         return self
 
 
 def describe_errors(error: Any, where: str = "config") -> str:
-    """Turn a pydantic ValidationError into one line per problem: `optim.lr: Input should be greater than 0 (got -1)`.
+    """Turn a pydantic ValidationError into one line per problem: `optim.lr: Must be greater than 0 (got -1)`.
 
     Args:
         error: The `pydantic.ValidationError`.
@@ -183,5 +201,30 @@ def describe_errors(error: Any, where: str = "config") -> str:
         path = "".join(f"{part}: " for part in [".".join(str(part) for part in item["loc"])] if part)
         plain = item["type"] != "missing" and not isinstance(item["input"], dict)
         got = f" (got {item['input']!r})" if plain else ""
-        lines.append(f"{where}: {path}{item['msg'].removeprefix('Value error, ')}{got}")
+        lines.append(f"{where}: {path}{describe(item)}{got}")
     return "\n".join(lines)
+
+
+WORDS = {
+    "extra_forbidden": "There is no such setting",
+    "missing": "Must be given",
+    "int_parsing": "Must be a whole number",
+    "int_type": "Must be a whole number",
+    "int_from_float": "Must be a whole number",
+    "float_parsing": "Must be a number",
+    "float_type": "Must be a number",
+    "bool_parsing": "Must be true or false",
+    "bool_type": "Must be true or false",
+    "string_type": "Must be text",
+    "string_too_short": "Must not be empty",
+    "too_short": "Must not be empty",
+    "dict_type": "Must be a table of settings",
+    "model_type": "Must be a table of settings",
+}
+"""What is wrong with a value, by pydantic's type of the error; its own words are for programmers."""
+
+
+def describe(item: Any) -> str:
+    """Return one of the errors of a pydantic ValidationError in words, without its place."""
+    plain = WORDS.get(item["type"])
+    return plain or item["msg"].removeprefix("Value error, ").replace("Input should be", "Must be")

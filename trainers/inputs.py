@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from lrdiff import backbones
 from lrdiff.artifact import sha256
 from lrdiff.backbones.base import fingerprint, read_json, weight_files
 from lrdiff.errors import DataError, RunError
@@ -40,7 +39,7 @@ def check(run: RunDir, config: RunConfig[Any], resume: bool) -> None:
 
 def of(config: RunConfig[Any]) -> dict[str, dict[str, Any]]:
     """Return the fingerprints of all files that decide a run, by the setting that names their folder."""
-    found = {"model": model_files(backbones.find(config.model))}
+    found = {"model": model_files(config.find_model())}
     if config.needs_images or config.has_images:
         found["data.images"] = data.fingerprint(config.data.images)
     if config.data.validation is not None:
@@ -62,6 +61,8 @@ def _plain_files(path: Path, setting: str) -> dict[str, dict[str, Any]]:
 def model_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Fingerprint the files of a base model that are loaded: every part's weights and its settings."""
     files = [folder / "model_index.json"]
+    if not files[0].is_file():  # not in parts: a generator of heads
+        return _plain_files(folder, "model")
     weights: list[Path] = []
     for part in sorted(folder / name for name in read_json(files[0]) if (folder / name).is_dir()):
         files += sorted(path for path in part.iterdir() if path.suffix in (".json", ".txt"))

@@ -62,11 +62,28 @@ METHODS: dict[str, Entry] = {
         "trainers.denoise.adapters:BoftSettings",
         "trainers.denoise.method:Denoise",
     ),
+    "alignprop": Entry(
+        "towards a reward, by sending its gradient back through the sampler",
+        "trainers.alignprop.config:AlignPropSettings",
+        "trainers.alignprop.method:AlignProp",
+        "trainers.alignprop.config:AlignPropRun",
+    ),
+    "sla": Entry(
+        "sparse-linear attention in a diffusion transformer, fine-tuned so that quality stays",
+        "trainers.sla.config:SlaSettings",
+        "trainers.sla.method:Sla",
+    ),
     "watermark": Entry(
         "a key's bits in every picture that a decoder makes, to be merged into it and verified later",
         "trainers.watermark.config:WatermarkSettings",
         "trainers.watermark.method:Watermark",
         "trainers.watermark.config:WatermarkRun",
+    ),
+    "my3dgen": Entry(
+        "a personal 3D head from about ten photos: anchors, then a low-rank change of a generator",
+        "trainers.my3dgen.config:My3DGenSettings",
+        "trainers.my3dgen.method:My3DGen",
+        "trainers.my3dgen.config:My3DGenRun",
     ),
 }
 

@@ -10,8 +10,9 @@ from annotated_types import Len
 from pydantic import NonNegativeInt, PositiveInt
 
 from app.commands.console import logging_to_stderr, say
-from app.commands.flags import Options, read_flags
+from app.commands.flags import read_flags
 from app.commands.settings import build
+from app.commands.turns import TurnOptions, folder_of, turn
 from lrdiff.errors import ConfigError
 from trainers.denoise.config import DenoiseSettings
 from trainers.registry import METHODS, config_class
@@ -25,7 +26,7 @@ examples:
   lrdiff compare --adapter tensor-lora lora:r=4 --subject horned-mug captain-duck --seeds 0 1 2 --steps 500"""
 
 
-class CompareOptions(Options):
+class CompareOptions(TurnOptions):
     """What is compared."""
 
     adapter: Annotated[tuple[str, ...], Len(min_length=1)] = ("tensor-lora", "lora:r=1,alpha=1", "lora:r=4", "lokr")
@@ -65,7 +66,7 @@ def main(arguments: list[str]) -> int:
     from app.adapter_comparison import compare, read_spec
 
     specs = [read_spec(text) for text in options.adapter]
-    with logging_to_stderr():
+    with logging_to_stderr(), turn(folder_of(options.out / "compare"), options.share):
         folder = compare(
             specs,
             options.subject,

@@ -7,8 +7,9 @@ from pathlib import Path
 from pydantic import NonNegativeInt, PositiveInt
 
 from app.commands.console import logging_to_stderr
-from app.commands.flags import Options, read_flags
+from app.commands.flags import read_flags
 from app.commands.settings import build
+from app.commands.turns import TurnOptions, folder_of, turn
 from lrdiff.errors import ConfigError
 
 PROG = "lrdiff demo"
@@ -16,7 +17,7 @@ ABOUT = """Train tensor-lora and plain LoRA on a shipped subject, draw it in new
 compare every image with pictures of the subject that were never trained on."""
 
 
-class DemoOptions(Options):
+class DemoOptions(TurnOptions):
     """What the demo does."""
 
     subject: str = "horned-mug"
@@ -40,6 +41,6 @@ def main(arguments: list[str]) -> int:
     options = build(DemoOptions, given.values)
     from app.demo import run_demo
 
-    with logging_to_stderr():
+    with logging_to_stderr(), turn(folder_of(options.out / "demo"), options.share):
         run_demo(options.subject, options.steps, options.seed, options.out)
     return 0

@@ -71,6 +71,8 @@ def main(arguments: list[str]) -> int:
     print(made.path)
     say(f"merged into {len(made.layers)} layers; read back from disk it decodes as base and adapter do")
     say(f"(largest difference {made.rounding:.0e}, of the mark itself {made.change:.2f}, with pixels in -1 to 1)")
+    for goal in adapter.artifact.header.extra.get("missed", ()):
+        say(f"warning: the mark missed a goal of its training, {goal}; pictures may not be detected")
     say(f"to use it:  {command('lrdiff', 'generate', '--decoder', made.path, '--prompt', 'a photo of a red cube')}")
     say()
     say(LIMITS)

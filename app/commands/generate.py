@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.commands.console import logging_to_stderr, say
-from app.commands.flags import Options, read_flags
+from app.commands.flags import read_flags
 from app.commands.settings import build, read_file
+from app.commands.turns import TurnOptions, folder_here, turn
 from lrdiff.errors import ConfigError
 from lrdiff.generate_config import GenerateConfig, plan
 
@@ -25,7 +26,7 @@ examples (a flag that takes several values may also be given several times):
 """
 
 
-class GenerateOptions(Options):
+class GenerateOptions(TurnOptions):
     """What is asked of the command and does not belong to the generation's configuration."""
 
     config: Path | None = None
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> int:
 
     began = time.monotonic()
     count = len(plan(config))
-    with logging_to_stderr():
+    with logging_to_stderr(), turn(folder_here(), options.share):
         paths = generate(config, _show if sys.stderr.isatty() else None)
     for path in paths:
         print(path)

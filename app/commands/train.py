@@ -13,14 +13,16 @@ from pydantic import BaseModel
 
 from app.commands.compare import with_adapter
 from app.commands.console import command, logging_to_stderr, say
-from app.commands.flags import Options, read_flags
+from app.commands.flags import read_flags
 from app.commands.settings import build, read_file, to_toml
+from app.commands.turns import TurnOptions, folder_of, turn
 from lrdiff.errors import ConfigError
 from trainers.config import RunConfig
 from trainers.registry import METHODS, entry, run_config_class
 from trainers.rundir import RunDir, create, default_path, open_run
 
 ROOT = Path("runs")
+SHORT = {"--images": "--data.images", "--cameras": "--method.cameras"}
 
 ENDINGS = """\
 Settings: the defaults, over them the file --config, over that the flags.
@@ -28,7 +30,7 @@ Ctrl-C finishes the step, saves, and ends the run as stopped; --resume goes on.
 Exit code: 0 finished or stopped, 2 something you can put right, 1 a fault."""
 
 
-class TrainOptions(Options):
+class TrainOptions(TurnOptions):
     """What is asked of the command and does not belong to the run's configuration."""
 
     config: Path | None = None
@@ -46,7 +48,7 @@ class TrainOptions(Options):
 
 def main(arguments: list[str]) -> int:
     """Run `lrdiff train`."""
-    arguments = with_adapter(arguments)
+    arguments = with_adapter(_in_full(arguments))
     if not arguments:
         raise ConfigError(f"train what? Write lrdiff train METHOD; methods: {', '.join(METHODS)}")
     if arguments[0] in ("-h", "--help"):
@@ -64,9 +66,15 @@ def main(arguments: list[str]) -> int:
     settings = {name: value for name, value in given.values.items() if name not in own}
     options = build(TrainOptions, own)
     if options.resume is not None:
-        return _resume(options.resume, {**settings, **own}, method)
+        return _resume(options, {**settings, **own}, method)
     config = _configure(method, config_class, options.config, settings)
-    return _dry_run(method, config, options.out) if options.dry_run else _train(method, config, options.out)
+    return _dry_run(method, config, options.out) if options.dry_run else _train(method, config, options)
+
+
+def _in_full(arguments: list[str]) -> list[str]:
+    """Return the words with short flags in full."""
+    parts = [(flag, equals + value) for flag, equals, value in (word.partition("=") for word in arguments)]
+    return [SHORT.get(flag, flag) + value for flag, value in parts]
 
 
 def overview() -> str:
@@ -92,13 +100,16 @@ def overview() -> str:
 def about_method(method: str) -> str:
     """Return what the help of a method says before its flags."""
     summary = entry(method).summary
-    photos = ' --data.images photos --data.prompt "a photo of sks mug"' if run_config_class(method).needs_images else ""
+    config = run_config_class(method)
+    photos = " --data.images photos" if config.needs_images else ""
+    if photos and "data.prompt" not in config.unread:
+        photos += ' --data.prompt "a photo of sks mug"'
     # tyro keeps the line breaks before indented lines and joins the lines of other text.
     return f"""{summary[0].upper()}{summary[1:]}.
 
 examples:
   lrdiff train {method}{photos}
-  lrdiff train {method} --config mug.toml --optim.steps 500
+  lrdiff train {method} --config my.toml --optim.steps 500
   lrdiff train --resume runs/NAME
 
 notes:
@@ -118,9 +129,7 @@ def _without_method(arguments: list[str]) -> int:
     )
     if given.words:
         raise ConfigError(f"unexpected word {given.words[0]!r} beside --resume")
-    options = build(TrainOptions, given.values)
-    assert options.resume is not None
-    return _resume(options.resume, given.values, "")
+    return _resume(build(TrainOptions, given.values), given.values, "")
 
 
 def _configure(method: str, config_class: type[RunConfig[Any]], path: Path | None, flags: Mapping[str, Any]) -> Any:
@@ -163,18 +172,21 @@ def _anchored(config: BaseModel) -> Any:
     return config.model_copy(update=changed)
 
 
-def _train(method: str, config: RunConfig[Any], out: Path | None) -> int:
+def _train(method: str, config: RunConfig[Any], options: TrainOptions) -> int:
     """Make the run directory and train. What can be refused at once is refused before anything is written."""
-    path = _target(method, config, out)
+    path = _target(method, config, options.out)
     _check_inputs(config)
     from trainers.run import execute
 
     with logging_to_stderr():
         config = config.settled()
-    run = create(path, method, config.model_dump(mode="json"))
-    say(f"run: {run.path}")
-    with logging_to_stderr():
-        outcome = execute(run)
+    with turn(folder_of(path), options.share) as held_for:
+        # Named anew: while this waited, others may have taken the number.
+        run = create(_target(method, config, options.out), method, config.model_dump(mode="json"))
+        held_for(run.path)
+        say(f"run: {run.path}")
+        with logging_to_stderr():
+            outcome = execute(run)
     _conclude(run, outcome)
     return 0
 
@@ -197,9 +209,11 @@ def _dry_run(method: str, config: RunConfig[Any], out: Path | None) -> int:
     return 0
 
 
-def _resume(path: Path, given: Mapping[str, Any], method: str) -> int:
+def _resume(options: TrainOptions, given: Mapping[str, Any], method: str) -> int:
     """Continue a run from its own record. Settings beside --resume are refused: they would not be followed."""
-    others = [f"--{name}" for name in _dotted({key: value for key, value in given.items() if key != "resume"})]
+    assert options.resume is not None
+    path, kept = options.resume, ("resume", "share")
+    others = [f"--{name}" for name in _dotted({key: value for key, value in given.items() if key not in kept})]
     if others:
         raise ConfigError(
             f"--resume continues a run with its own settings; leave out {', '.join(others)}, "
@@ -211,8 +225,10 @@ def _resume(path: Path, given: Mapping[str, Any], method: str) -> int:
         raise ConfigError(f"--resume: {path} is a run of {made}, not of {method}; use lrdiff train --resume {path}")
     from trainers.run import execute
 
-    with logging_to_stderr():
-        outcome = execute(run, resume=True)
+    with turn(folder_of(run.path), options.share) as held_for:
+        held_for(run.path)
+        with logging_to_stderr():
+            outcome = execute(run, resume=True)
     _conclude(run, outcome)
     return 0
 
@@ -241,7 +257,7 @@ def _check_inputs(config: RunConfig[Any]) -> None:
         find_samples(config.data.images, config.data.prompt)
     if config.data.validation is not None:
         find_samples(config.data.validation, config.data.prompt, "data.validation")
-    backbones.find(config.model)
+    config.find_model()
 
 
 def _conclude(run: RunDir, outcome: str) -> None:
@@ -259,6 +275,8 @@ def _next_command(run: RunDir, config: Mapping[str, Any]) -> str:
     from lrdiff.artifact import read_header
 
     header = read_header(run.artifact_path)
+    if header.component == "triplane":
+        return command("lrdiff", "triplane", "render", config["model"], "--adapter", run.path, "--out", "turn.mp4")
     if header.component == "vae":
         return command("lrdiff", "watermark", "fuse", run.path, "--out", "marked-decoder")
     prompt = header.extra.get("prompt", config["data"]["prompt"])

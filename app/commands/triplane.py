@@ -11,8 +11,9 @@ from lrdiff.errors import ConfigError
 
 PROG = "lrdiff triplane"
 USAGE = """usage: lrdiff triplane import FILE.pkl --out DIR   turn your copy of published EG3D weights into safetensors
-       lrdiff triplane render DIR --out FILE.gif      turn a head around, with or without a person's adapter
-       lrdiff triplane mesh DIR --out FILE.glb        its surface as a mesh with colours
+       lrdiff triplane render MODEL --out FILE.mp4    turn a head around, with or without a person's adapter
+       lrdiff triplane mesh MODEL --out FILE.glb      its surface as a mesh with colours
+       lrdiff triplane restore MODEL --adapter FILE --picture FILE.png   fill in or enlarge a photo of that person
 """
 IMPORT = """Read a pickled EG3D generator and write it as safetensors and JSON.
 
@@ -72,4 +73,11 @@ def mesh(arguments: list[str]) -> int:
     return run(arguments)
 
 
-ACTIONS = {"import": take_in, "render": render, "mesh": mesh}
+def restore(arguments: list[str]) -> int:
+    """Run `lrdiff triplane restore`."""
+    from app.commands.triplane_restore import main as run
+
+    return run(arguments)
+
+
+ACTIONS = {"import": take_in, "render": render, "mesh": mesh, "restore": restore}

@@ -11,8 +11,7 @@ from pydantic import PositiveFloat
 from app.commands.console import say
 from app.commands.flags import read_flags
 from app.commands.settings import build
-from app.commands.triplane_render import HeadOptions, latent
-from lrdiff.errors import ConfigError
+from app.commands.triplane_head import HeadOptions, folder_of, read_head
 
 PROG = "lrdiff triplane mesh"
 ABOUT = """Write the surface of a head as a mesh with colours (.glb).
@@ -39,14 +38,10 @@ def main(arguments: list[str]) -> int:
     """Run `lrdiff triplane mesh`. The file goes to stdout, everything else to stderr."""
     given = read_flags(arguments, [MeshOptions], prog=PROG, about=ABOUT)
     options = build(MeshOptions, given.values)
-    if len(given.words) != 1:
-        raise ConfigError(f"{PROG} takes one generator's folder, not {len(given.words)}; see {PROG} --help")
     from lrdiff.triplane.mesh import head_mesh, write_glb
-    from lrdiff.triplane.store import load
 
-    folder, out = Path(given.words[0]).expanduser(), options.out.expanduser()
-    generator = load(folder)
-    mesh = head_mesh(generator, latent(generator, folder, options), options.resolution, options.level)
+    head, out = read_head(folder_of(given, PROG), options), options.out.expanduser()
+    mesh = head_mesh(head.generator, head.ws, options.resolution, options.level)
     write_glb(out, mesh)
     print(out)
     say(f"{len(mesh.vertices):,} vertices, {len(mesh.faces):,} triangles")

@@ -21,6 +21,7 @@ from app.tabs.picker import AdapterPicker
 from app.told import told
 from lrdiff.artifact import read_header
 from lrdiff.backbones import embedded
+from lrdiff.errors import DataError
 from lrdiff.generate_config import GenerateConfig
 from trainers.rundir import RunDir
 
@@ -40,9 +41,6 @@ class GenerateTab:
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=300):
                 self._render_words()
-                with gr.Row():
-                    self.start = gr.Button(text.GENERATE, variant="primary", size="lg", scale=3, elem_id="generate")
-                    self.cancel = gr.Button(text.CANCEL, size="lg", scale=1, min_width=100, elem_id="cancel")
                 self._render_numbers()
                 self._render_axes()
                 with gr.Accordion(text.MORE_SETTINGS, open=False):
@@ -50,8 +48,13 @@ class GenerateTab:
                         for path in self.form.missing():
                             self.form.add(path, info=text.help_with_flag(self.form.field(path)), min_width=220)
                     self.share = gr.Checkbox(label=text.SHARE, info=text.SHARE_INFO)
-            with gr.Column(scale=7, min_width=300):
-                self.status = gr.HTML(elem_id="status", visible=False, padding=False)
+                with gr.Row(elem_classes="go"):
+                    self.start = gr.Button(text.GENERATE, variant="primary", size="lg", scale=3, elem_id="generate")
+                    self.cancel = gr.Button(text.CANCEL, size="lg", scale=1, min_width=100, elem_id="cancel")
+            with gr.Column(scale=7, min_width=300, elem_classes="beside"):
+                self.status = gr.HTML(
+                    f"<div class='empty waiting'>{text.RESULTS_EMPTY}</div>", elem_id="status", padding=False
+                )
                 self.gallery = gr.Gallery(
                     label=text.RESULTS,
                     show_label=False,
@@ -59,10 +62,16 @@ class GenerateTab:
                     height="auto",
                     object_fit="contain",
                     interactive=False,
+                    visible=False,
+                    type="filepath",
                     buttons=["download", "download_all", "fullscreen"],
                     elem_id="results",
                 )
+                self.shown = gr.State(0)
                 with gr.Row():
+                    self.verify = gr.Button(
+                        text.VERIFY_IT, size="sm", scale=0, min_width=180, visible=False, elem_id="verify-it"
+                    )
                     self.reuse = gr.UploadButton(text.REUSE, file_types=[".png"], size="sm", scale=0, min_width=220)
         self._wire()
 
@@ -116,7 +125,7 @@ class GenerateTab:
         self.start.click(
             self.generate,
             self.inputs,
-            [self.status, self.gallery],
+            [self.status, self.gallery, self.verify, self.shown],
             # The device's lock lets one thing at a time compute, across visitors and trainers, and says who waits for
             # whom; gradio's own queue would only keep the second visitor waiting without a word.
             concurrency_limit=None,
@@ -124,7 +133,10 @@ class GenerateTab:
             **private,
         )
         self.start.click(self._explain, self.inputs, self.status, **QUIET)
+        # On a phone the images are below everything else.
+        self.start.click(None, js="() => {document.querySelector('#status').scrollIntoView({block: 'nearest'})}")
         self.cancel.click(self._cancel, None, None, **QUIET)
+        self.gallery.select(_place, None, self.shown, **QUIET)
         self.dice.click(lambda: random.randrange(2**31), None, self.form.components["seed"], **QUIET)
         model = self.form.components["model"]
         model.change(self.offer, self.looked_at, self.offered, **QUIET)  # pyright: ignore[reportAttributeAccessIssue]
@@ -189,9 +201,9 @@ class GenerateTab:
         if not problems:
             return gr.skip()
         lines = [f"{text.label(path)}: {message}" if path else message for path, message in problems.items()]
-        return gr.update(value=bar(Status("", error="; ".join(lines))), visible=True)
+        return bar(Status("", error="; ".join(lines)))
 
-    def generate(self, values: Values, request: gr.Request) -> Iterator[tuple[Any, Any]]:
+    def generate(self, values: Values, request: gr.Request) -> Iterator[list[Any]]:
         """Generate, yielding status and images as they come. A page that is closed ends its generation."""
         configs, across, down = self.plan(values)
 
@@ -207,14 +219,27 @@ class GenerateTab:
             while shown is None or not shown.is_over:
                 status = drawing.status
                 if shown is None or status != shown:
-                    pictures = gr.skip() if shown and status.saved == shown.saved else [str(p) for p in status.saved]
-                    yield gr.update(value=bar(status), visible=True), pictures
+                    yield [bar(status), *self._pictures(status, shown)]
                     shown = status
                 else:
                     drawing.join(EVERY)
         finally:
             drawing.cancel()
             self._drawings.pop(session, None)
+
+    def _pictures(self, status: Status, before: Status | None) -> list[Any]:
+        """Return the updates of the gallery and what belongs to it; none where no image has come."""
+        if before is not None and status.saved == before.saved:
+            return [gr.skip()] * 3
+        there = bool(status.saved)
+        files = [str(path) for path in status.saved]
+        return [gr.update(value=files, visible=there), gr.update(visible=there), 0]
+
+    def picked(self, files: list[tuple[str, str | None]] | None, number: int) -> str:
+        """Return the file of the image that is looked at, else of the first. Raises `DataError` when there is none."""
+        if not files:
+            raise DataError(text.NO_IMAGE_YET)
+        return files[min(number, len(files) - 1)][0]
 
     def _cancel(self, request: gr.Request) -> None:
         drawing = self._drawings.get(request.session_hash or "")
@@ -233,3 +258,7 @@ class GenerateTab:
         shown[self.picker.first] = parts[self.picker.first]
         shown[self.decoder] = gr.update(choices=watermarks.choices(self.site), value=found.decoder)
         return [*(shown[part] for part in self.form.components.values()), *(parts[part] for part in self.picker.rest)]
+
+
+def _place(chosen: gr.SelectData) -> int:
+    return int(chosen.index)

@@ -10,7 +10,7 @@ import gradio as gr
 
 from app import adapters, disk, library, text, text_models
 from app.site import Site
-from app.tabs.train import section
+from app.tabs.parts import section
 from app.told import told
 from lrdiff.artifact import read_header
 from lrdiff.errors import ArtifactError, DataError

@@ -19,7 +19,7 @@ QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden",
 
 
 class AdapterPicker:
-    """Rows of an adapter and its weight; a row appears when the one above is used."""
+    """Rows of an adapter and its weight; a weight appears with its adapter, a row when the one above is used."""
 
     def __init__(self, site: Site) -> None:
         """Render inside the present gradio context."""
@@ -42,13 +42,21 @@ class AdapterPicker:
                 )
                 self.weights.append(
                     gr.Slider(
-                        0, 2, value=1, step=0.05, label=text.WEIGHT, info=text.WEIGHT_INFO, scale=2, min_width=260
+                        0,
+                        2,
+                        value=1,
+                        step=0.05,
+                        label=text.WEIGHT,
+                        info=text.WEIGHT_INFO,
+                        scale=2,
+                        min_width=260,
+                        visible=False,
                     )
                 )
             self.rows.append(row)
         self.card = gr.HTML(padding=False)
         for choice in self.choices:
-            choice.change(self._show, self.choices, [*self.rows[1:], self.card], **QUIET)
+            choice.change(self._show, self.choices, [*self.rows[1:], *self.weights, self.card], **QUIET)
 
     @property
     def first(self) -> gr.Dropdown:
@@ -92,7 +100,8 @@ class AdapterPicker:
 
     def _show(self, *present: str) -> list[Any]:
         used = [bool(path) for path in present]
-        return [*(gr.update(visible=used[n] or used[n + 1]) for n in range(SLOTS - 1)), self._card(present)]
+        rows = [gr.update(visible=used[n] or used[n + 1]) for n in range(SLOTS - 1)]
+        return [*rows, *(gr.update(visible=shown) for shown in used), self._card(present)]
 
     def _card(self, present: Sequence[str | None]) -> str:
         chosen = {path for path in present if path}

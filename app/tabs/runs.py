@@ -15,6 +15,8 @@ from app.reports import report_url
 from app.site import Site
 from app.strip import strip
 from app.tabs.compare import CompareTab
+from app.tabs.parts import section
+from app.tabs.run_list import RunList, listed
 from app.tabs.trash import TrashTab
 from app.theme import SERIES_COLORS
 from app.told import told
@@ -37,22 +39,15 @@ class RunsTab:
         """Render the page inside the present gradio context."""
         self.site = site
         self.troubles = gr.HTML(visible=False, padding=False)
-        # Custom values: a look under way may still name what has gone from the list; `refresh` sets it right.
-        self.picker = gr.Dropdown(
-            choices=[], value=None, label=text.RUN, interactive=True, allow_custom_value=True, elem_id="run"
-        )
-        self.card = gr.HTML(_empty(), padding=False)
-        self._render_buttons()
-        with gr.Column(visible=False) as self.details:
-            self._render_charts()
-            gr.HTML(f"<h2>{text.PREVIEWS}</h2>", elem_classes="section", padding=False)
-            self.previews = gr.HTML(padding=False, elem_id="previews")
-            with gr.Accordion(text.LOG, open=False):
-                self.log = gr.Textbox(
-                    label=text.LOG, show_label=False, lines=16, max_lines=16, interactive=False, elem_classes="log"
-                )
-            with gr.Accordion(text.SETTINGS, open=False):
-                self.settings = gr.Code(label=text.SETTINGS, show_label=False, language="json", interactive=False)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=3, min_width=260, visible=False) as self.beside:
+                self.list = RunList()
+                self.picker = self.list.name
+            with gr.Column(scale=9, min_width=300):
+                self.card = gr.HTML(_empty(), padding=False)
+                self._render_buttons()
+                with gr.Column(visible=False) as self.details:
+                    self._render_details()
         with gr.Accordion(text.COMPARE, open=False, elem_id="compare") as fold:
             self.compare = CompareTab(site, fold)
         with gr.Accordion(text.TRASH, open=False, elem_id="trash") as fold:
@@ -61,15 +56,30 @@ class RunsTab:
         self.timer = gr.Timer(EVERY)
         self._wire()
 
+    def _render_details(self) -> None:
+        self._render_charts()
+        gr.HTML(section(text.PREVIEWS), elem_classes="section", padding=False)
+        self.previews = gr.HTML(padding=False, elem_id="previews")
+        with gr.Accordion(text.LOG, open=False):
+            self.log = gr.Textbox(
+                label=text.LOG, show_label=False, lines=16, max_lines=16, interactive=False, elem_classes="log"
+            )
+        with gr.Accordion(text.SETTINGS, open=False):
+            self.facts = gr.HTML(padding=False)
+            # Without a language: gradio's colours for JSON are made for a dark page and too pale on a light one.
+            self.settings = gr.Code(
+                label=text.SETTINGS, show_label=False, language=None, interactive=False, buttons=["copy"]
+            )
+
     def _render_buttons(self) -> None:
         with gr.Row(elem_classes="actions"):
-            self.use = gr.Button(text.USE, variant="primary", visible=False, min_width=150, elem_id="use")
-            self.stop = gr.Button(text.STOP, variant="stop", visible=False, min_width=150, elem_id="stop")
-            self.resume = gr.Button(text.RESUME, variant="primary", visible=False, min_width=150, elem_id="resume")
-            self.download = gr.DownloadButton(text.DOWNLOAD, visible=False, min_width=150, elem_id="download")
-            self.report = gr.Button(text.REPORT, visible=False, min_width=150, elem_id="report")
-            self.repeat = gr.Button(text.REPEAT, visible=False, min_width=150, elem_id="repeat")
-            self.delete = gr.Button(text.DELETE, visible=False, min_width=150, elem_id="delete")
+            self.use = gr.Button(text.USE, variant="primary", visible=False, min_width=90, elem_id="use")
+            self.stop = gr.Button(text.STOP, variant="stop", visible=False, min_width=90, elem_id="stop")
+            self.resume = gr.Button(text.RESUME, variant="primary", visible=False, min_width=90, elem_id="resume")
+            self.download = gr.DownloadButton(text.DOWNLOAD, visible=False, min_width=90, elem_id="download")
+            self.report = gr.Button(text.REPORT, visible=False, min_width=90, elem_id="report")
+            self.repeat = gr.Button(text.REPEAT, visible=False, min_width=90, elem_id="repeat")
+            self.delete = gr.Button(text.DELETE, visible=False, min_width=90, elem_id="delete")
         with gr.Group(visible=False, elem_id="confirm") as self.confirm:
             self.question = gr.HTML(padding=True)
             with gr.Row():
@@ -79,10 +89,10 @@ class RunsTab:
     def _render_charts(self) -> None:
         with gr.Row(equal_height=False):
             with gr.Column(min_width=300):
-                gr.HTML(f"<h2>{text.CHART}</h2>", elem_classes="section", padding=False)
+                gr.HTML(section(text.CHART), elem_classes="section", padding=False)
                 self.chart = _plot(dict(zip(text.SERIES.values(), SERIES_COLORS, strict=False)), "chart")
             with gr.Column(min_width=300):
-                gr.HTML(f"<h2>{text.METRICS}</h2>", elem_classes="section", padding=False)
+                gr.HTML(section(text.METRICS), elem_classes="section", padding=False)
                 self.metric = gr.Dropdown(
                     [],
                     label=text.METRIC,
@@ -97,9 +107,10 @@ class RunsTab:
     @property
     def outputs(self) -> list[Any]:
         """What `refresh` brings up to date, in order."""
-        shown = [self.card, self.details, self.chart, self.metric, self.metrics, self.previews, self.log, self.settings]
+        shown = [self.card, self.details, self.chart, self.metric, self.metrics, self.previews, self.log]
+        shown += [self.facts, self.settings]
         buttons = [self.stop, self.resume, self.use, self.download, self.report, self.repeat, self.delete]
-        return [self.troubles, self.picker, *shown, *buttons, self.seen]
+        return [self.troubles, self.beside, self.list.seen, self.picker, *shown, *buttons, self.seen]
 
     @property
     def looked_at(self) -> list[Any]:
@@ -150,22 +161,22 @@ class RunsTab:
             seen: What this visitor's page shows at present, by output.
         """
         queue = self.site.queue
-        choices = watch.choices(queue)
         troubles = queue.troubles()
-        if name not in [value for _, value in choices]:
+        if name not in [queue.name(run) for run, _ in queue.runs()]:
             name = watch.newest(queue)
-        signature: dict[str, Any] = {"choices": choices, "name": name, "troubles": troubles}
+        signature: dict[str, Any] = {"name": name, "troubles": troubles}
         warned = gr.skip() if troubles == seen.get("troubles") else _troubles(troubles)
         if name is None:
-            picker = gr.update(choices=[], value=None)
-            hidden = [gr.update(visible=False)] * 7
-            return [warned, picker, _empty(), gr.update(visible=False), *[gr.skip()] * 6, *hidden, signature]
+            hidden, skipped = gr.update(visible=False), [gr.skip()] * 7
+            return [warned, hidden, "", "", _empty(), hidden, *skipped, *[hidden] * 7, signature]
         view = watch.look(queue, name)
-        offered = [key for key in compare.metrics_of([(name, view.run)]) if key not in text.SERIES]
+        offered = [key for key in compare.names_in(view.metrics) if key not in text.SERIES]
         metric = metric if metric in offered else next(iter(offered), None)
         ended = view.state not in ("queued", "running")
         updates = {
+            "list": listed(queue, name),
             "card": watch.card(view),
+            "facts": watch.facts(view),
             "metrics": len(view.metrics),
             "metric": metric,
             "offered": offered,
@@ -187,14 +198,17 @@ class RunsTab:
         file = str(view.run.artifact_path) if can_use else None
         return [
             warned,
-            gr.update(choices=choices, value=name) if changed("choices") else gr.skip(),
+            gr.update(visible=True) if fresh else gr.skip(),
+            updates["list"] if changed("list") else gr.skip(),
+            name if fresh else gr.skip(),
             updates["card"] if changed("card") else gr.skip(),
             gr.update(visible=True) if fresh else gr.skip(),
-            watch.chart(view.metrics) if changed("metrics") else gr.skip(),
+            watch.drawn(watch.chart(view.metrics)) if changed("metrics") else gr.skip(),
             gr.update(choices=offered, value=metric) if changed("offered", "metric") else gr.skip(),
-            _series(view.metrics, metric) if metric and changed("metrics", "metric") else gr.skip(),
+            watch.drawn(_series(view.metrics, metric)) if changed("metrics", "metric") else gr.skip(),
             strip(view.run) if changed("previews") else gr.skip(),
             updates["log"] if changed("log") else gr.skip(),
+            updates["facts"] if changed("facts") else gr.skip(),
             json.dumps(view.record["config"], indent=2) if fresh else gr.skip(),
             shown(can_stop),
             shown(can_resume),
@@ -224,10 +238,10 @@ def _plot(colors: dict[str, str] | None, name: str, height: int = 330) -> gr.Lin
     )
 
 
-def _series(metrics: Sequence[Mapping[str, Any]], metric: str) -> pd.DataFrame:
+def _series(metrics: Sequence[Mapping[str, Any]], metric: str | None) -> pd.DataFrame:
     """Return one metric over the steps, as the plot takes it."""
-    rows = [(int(line["step"]), float(line[metric]), metric) for line in metrics if metric in line]
-    return pd.DataFrame(rows, columns=pd.Index(watch.CHART_COLUMNS))
+    points = [(int(line["step"]), float(line[metric]), metric) for line in metrics if metric and metric in line]
+    return pd.DataFrame(points, columns=pd.Index(watch.CHART_COLUMNS))
 
 
 def _troubles(troubles: list[str]) -> Any:

@@ -10,9 +10,8 @@ from typing import Any
 import gradio as gr
 
 from app import text_verify, verifying
-from app.drawing import Status, bar
 from app.site import Site
-from app.tabs.train import section
+from app.tabs.parts import problem_box, section
 from app.told import told
 from app.verdict_view import verdict
 from lrdiff.errors import LrdiffError
@@ -29,6 +28,7 @@ class VerifyTab:
     def __init__(self, site: Site) -> None:
         """Render the page inside the present gradio context."""
         self.site = site
+        self.absent = gr.HTML(f"<p class='lead warn'>{text_verify.ABSENT}</p>", padding=False, elem_id="absent")
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=300):
                 gr.HTML(section(text_verify.TITLE, text_verify.ABOUT), elem_classes="section", padding=False)
@@ -70,12 +70,17 @@ class VerifyTab:
     @property
     def offered(self) -> list[Any]:
         """What `offer` brings up to date."""
-        return [self.key, self.which, self.keys]
+        return [self.key, self.which, self.keys, self.absent, self.start, self.make]
+
+    @property
+    def asked(self) -> list[Any]:
+        """What `judge` takes."""
+        return [self.file, self.key, self.alpha, self.search]
 
     def _wire(self) -> None:
         self.start.click(
             self.judge,
-            [self.file, self.key, self.alpha, self.search],
+            self.asked,
             self.answer,
             concurrency_id="verify",
             concurrency_limit=1,
@@ -91,11 +96,13 @@ class VerifyTab:
         )
 
     def offer(self) -> list[Any]:
-        """Return updates of the keys, wherever the page shows them."""
+        """Return updates of the keys, wherever the page shows them, and of what needs an extractor."""
+        there = verifying.is_readable(self.site)
+        able = [gr.update(visible=not there), gr.update(interactive=there), gr.update(interactive=there)]
         try:
             found = verifying.keys(self.site)
         except LrdiffError as error:
-            return [gr.skip(), gr.skip(), bar(Status("", error=str(error)))]
+            return [gr.skip(), gr.skip(), _not_judged(str(error)), *able]
         valid = [(f"{key.id} · {key.owner}", key.id) for key in found if key.revoked is None]
         rows = "".join(
             f"<tr><td><code>{key.id}</code></td><td>{html.escape(key.owner)}</td><td>{key.created[:10]}</td>"
@@ -105,22 +112,27 @@ class VerifyTab:
         head = "".join(f"<th scope='col'>{title}</th>" for title in text_verify.KEY_COLUMNS)
         table = f"<div class='scroll' tabindex='0'><table class='plain'><tr>{head}</tr>{rows}</table></div>"
         listed = table if found else f"<p class='note'>{text_verify.NO_KEYS_YET}</p>"
-        return [gr.update(choices=[(text_verify.ALL_KEYS, ""), *valid]), gr.update(choices=valid, value=None), listed]
+        return [
+            gr.update(choices=[(text_verify.ALL_KEYS, ""), *valid]),
+            gr.update(choices=valid, value=None),
+            listed,
+            *able,
+        ]
 
     def judge(self, file: str | None, key: str, alpha: str, search: bool) -> str:
         """Return the verdict on a file as HTML, or what stands against one."""
         if not file:
-            return bar(Status("", error=text_verify.NO_FILE))
+            return _not_judged(text_verify.NO_FILE)
         try:
             rate = float(alpha)
         except ValueError:
             rate = math.nan
         if not 0 < rate < 1:
-            return bar(Status("", error=f"{text_verify.ALPHA}: {text_verify.BAD_ALPHA}"))
+            return _not_judged(f"{text_verify.ALPHA}: {text_verify.BAD_ALPHA}")
         try:
             return verdict(verifying.verify(self.site, Path(file), key or "", rate, search))
         except LrdiffError as error:
-            return bar(Status("", error=str(error)))
+            return _not_judged(str(error))
 
     def _make(self, owner: str) -> str:
         if not owner.strip():
@@ -137,6 +149,10 @@ class VerifyTab:
         verifying.registry(self.site).revoke(key, reason.strip())
         gr.Info(text_verify.IS_REVOKED.format(id=key))
         return ""
+
+
+def _not_judged(reason: str) -> str:
+    return problem_box({"": reason}, text_verify.NOT_JUDGED)
 
 
 def _state(key: Any) -> str:

@@ -13,7 +13,9 @@ the same step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +25,9 @@ from lrdiff.alignprop.windows import Mode, draw_window
 from lrdiff.errors import ConfigError
 from lrdiff.sampling import Cond, Predict, ddim_step, draw, guided
 from lrdiff.schedule import Schedule
+
+Observe = Callable[[Tensor, Tensor, Tensor], None]
+"""Told of each differentiated step: sample, time, guided output with its graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,7 @@ def rollout(
     rng: torch.Generator,
     *,
     stop_after: int | None = None,
+    observe: Observe | None = None,
 ) -> Tensor:
     """Sample, with a graph through the steps that carry gradient.
 
@@ -77,6 +83,7 @@ def rollout(
         gradients: Where the gradient goes.
         rng: Of the window, and of `lv`'s noise; on the CPU.
         stop_after: Of `spaced`: leave after this many steps with the network's estimate of the clean sample.
+        observe: Called after each step that carries gradient, for penalties on its output.
 
     Returns:
         Clean samples [B, ...]; for `lv` [(1 + repeats) B, ...], the B samples first, so that the mean of their rewards
@@ -93,7 +100,7 @@ def rollout(
         raise ConfigError(f"stop_after = {stop_after}: is for the mode spaced, and 1 to {steps}")
     run = steps if stop_after is None else stop_after
     window = draw_window(gradients.mode, run, min(gradients.k, run) if stop_after else gradients.k, rng)
-    path = _Path(predict, cond, uncond, schedule, timesteps, guidance, gradients)
+    path = _Path(predict, cond, uncond, schedule, timesteps, guidance, gradients, observe)
     if gradients.mode == "sparse":
         return _sparse(path, x, window)
     chained = gradients.mode != "spaced"
@@ -134,7 +141,9 @@ class _Path:
         timesteps: Tensor,
         guidance: float,
         gradients: Gradients,
+        observe: Observe | None,
     ) -> None:
+        self.observe = observe
         self.predict, self.cond, self.uncond = predict, cond, uncond
         self.schedule, self.timesteps, self.guidance, self.gradients = schedule, timesteps, guidance, gradients
 
@@ -143,9 +152,14 @@ class _Path:
         if not differentiated or not torch.is_grad_enabled():
             with torch.no_grad():
                 return self._guided(x, self.timesteps[index])
-        if self.gradients.recompute:
-            return checkpoint(self._guided, x, self.timesteps[index], use_reentrant=False)  # pyright: ignore[reportReturnType]
-        return self._guided(x, self.timesteps[index])
+        out: Any = (
+            checkpoint(self._guided, x, self.timesteps[index], use_reentrant=False)
+            if self.gradients.recompute
+            else self._guided(x, self.timesteps[index])
+        )
+        if self.observe is not None:
+            self.observe(x, self.timesteps[index], out)
+        return out
 
     def step(self, x: Tensor, out: Tensor, index: int) -> Tensor:
         """Return the next sample."""

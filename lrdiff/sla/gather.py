@@ -6,8 +6,9 @@ for the processor's caches, and the backward pass gathers again instead of keepi
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,7 +20,19 @@ GROUP_BYTES = 4 << 20
 """How many bytes of keys are gathered at a time, so that they stay in the caches. A first choice, not tuned."""
 
 
+def in_own_precision(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep autocast out of a computation that has widened its inputs."""
+
+    @functools.wraps(compute)
+    def run(q: Tensor, *others: Any) -> Any:
+        with torch.autocast(q.device.type, enabled=False):
+            return compute(q, *others)
+
+    return run
+
+
 @torch.library.custom_op("lrdiff_sla::gather", mutates_args=())
+@in_own_precision
 def gather(
     q: Tensor, k: Tensor, v: Tensor, lists: Tensor, counts: Tensor, block_q: int, block_k: int
 ) -> tuple[Tensor, Tensor]:
@@ -53,6 +66,7 @@ def gather(
 
 
 @torch.library.custom_op("lrdiff_sla::gather_backward", mutates_args=())
+@in_own_precision
 def gather_backward(
     grad: Tensor,
     grad_lse: Tensor,

@@ -177,7 +177,7 @@ def _attend(
     if layout == "blhd":
         sparse = sparse.transpose(1, 2)
         linear = None if linear is None else linear.transpose(1, 2)
-    out = sparse if linear is None or proj is None else sparse + _project(proj, linear).to(sparse.dtype)
+    out = sparse if linear is None or proj is None else sparse + project(proj, linear).to(sparse.dtype)
     return out, Stats(block_map, lse, chosen)
 
 
@@ -204,7 +204,13 @@ def _branches(
     return sparse, None if scope is None else linear_branch(q, k, v, block_map, scope, feature_map), lse
 
 
-def _project(proj: Projection, linear: Tensor) -> Tensor:
+def project(proj: Projection, linear: Tensor) -> Tensor:
+    """Return proj(linear), [.., D]; a Linear's weights are cast to the dtype of `linear` for the product.
+
+    Raises:
+        ShapeError: A Linear has another width.
+        BackendError: It is on another device.
+    """
     if not isinstance(proj, nn.Linear):
         return proj(linear)
     width = linear.shape[-1]

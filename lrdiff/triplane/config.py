@@ -73,6 +73,7 @@ class TriplaneConfig:
         mapping_gain: Learning-rate multiplier of these layers.
         condition: False feeds zeros in place of the camera.
         condition_scale: Factor on the camera vector.
+        normalise: Whether z is brought to a mean square of 1 first, which forgets its length.
         channels: Channels at 4, 8, 16, ... pixels; the last entry is the side of the planes.
         features: Channels of each of the three planes.
         hidden: Width of the decoder.
@@ -94,6 +95,7 @@ class TriplaneConfig:
     mapping_gain: float = 0.01
     condition: bool = True
     condition_scale: float = 1.0
+    normalise: bool = True
     channels: tuple[int, ...] = (512, 512, 512, 512, 512, 256, 128)
     features: int = 32
     hidden: int = 64

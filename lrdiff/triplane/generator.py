@@ -137,15 +137,15 @@ class TriplaneGenerator(nn.Module):
         render = self.config.render
         shape = (int(origins.shape[0]), int(origins.shape[1]))
         depths = stratified(render.near, render.far, render.coarse, shape, rng).to(origins.device)
-        found = self._along(planes, origins, directions, depths)
+        found = self.along(planes, origins, directions, depths)
         if render.fine:
             with torch.no_grad():
                 coarse = march(*found, white=render.white, scale=render.density_scale)
                 depths = importance(depths, coarse.weights, render.fine, rng)
-            found = merged(found, self._along(planes, origins, directions, depths))
+            found = merged(found, self.along(planes, origins, directions, depths))
         return march(*found, white=render.white, scale=render.density_scale)
 
-    def _along(
+    def along(
         self, planes: Tensor, origins: Tensor, directions: Tensor, depths: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return depths [B, N, D], raw density [B, N, D] and colours [B, N, D, C] on rays."""

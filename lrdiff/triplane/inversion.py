@@ -31,6 +31,8 @@ class InversionConfig:
         extended: One w for each layer (W+) instead of one for all (W).
         cameras: "given" keeps the cameras, "refine" corrects them, "unknown" estimates them first.
         noise: Deviation of the noise on latents at first, in deviations of w; it fades until 3/4 of the steps.
+        side: Side at which pictures before super-resolution are compared, which is quicker; None compares the finished
+            picture, and the one before super-resolution where there is one.
         samples: Latents whose mean is the start.
         yaws: Range of the search for unknown cameras, in radians to both sides.
         pitches: The same up and down.
@@ -43,6 +45,7 @@ class InversionConfig:
     extended: bool = False
     cameras: str = "unknown"
     noise: float = 0.05
+    side: int | None = None
     samples: int = 2000
     yaws: float = 1.1
     pitches: float = 0.35
@@ -102,10 +105,10 @@ def invert(
         ConfigError: Cameras are to be kept or corrected and there are none.
     """
     _check(generator, photos, cameras, config)
-    raw = _resized(photos, generator.config.render.side)
+    raw = _resized(photos, config.side or generator.config.render.side)
     mean, deviation = mean_latent(generator, config.samples, config.seed)
     if config.cameras == "unknown" or cameras is None:
-        cameras = estimate_cameras(generator, raw, mean, config)
+        cameras = estimate_cameras(generator, _resized(photos, generator.config.render.side), mean, config)
     layers = generator.config.latents if config.extended else 1
     ws = mean.expand(len(photos), layers, -1).clone().requires_grad_(True)
     angles = torch.zeros(len(photos), 2, device=photos.device, requires_grad=config.cameras != "given")
@@ -119,7 +122,7 @@ def invert(
             group["lr"] = peak * _ramp(step / config.steps)
         noise = torch.randn(ws.shape, generator=stream(config.seed, "inversion", step)).to(ws)
         noisy = ws + noise * config.noise * deviation * max(0.0, 1 - step / config.steps / 0.75) ** 2
-        loss = _distance(generator, noisy, corrected(cameras, angles, generator), photos, raw).sum()
+        loss = _distance(generator, noisy, corrected(cameras, angles, generator), photos, raw, config.side).sum()
         optimizer.zero_grad()
         (ws.grad, *rest) = torch.autograd.grad(loss, [ws, angles] if angles.requires_grad else [ws])
         if rest:
@@ -200,8 +203,14 @@ def _check(generator: TriplaneGenerator, photos: Tensor, cameras: Tensor | None,
         raise ShapeError(f"{len(cameras)} cameras for {len(photos)} photos; give one for each")
 
 
-def _distance(generator: TriplaneGenerator, ws: Tensor, cameras: Tensor, photos: Tensor, raw: Tensor) -> Tensor:
-    seen = generator.view(ws.expand(-1, generator.config.latents, -1), cameras)
+def _distance(
+    generator: TriplaneGenerator, ws: Tensor, cameras: Tensor, photos: Tensor, raw: Tensor, side: int | None
+) -> Tensor:
+    ws = ws.expand(-1, generator.config.latents, -1)
+    if side is not None:
+        colours = generator.render(generator.planes(ws), cameras, side).colours[..., :3]
+        return reconstruction(colours.transpose(1, 2).reshape(len(ws), 3, side, side), raw)
+    seen = generator.view(ws, cameras)
     found = reconstruction(seen.image, photos)
     return found + reconstruction(seen.raw, raw) if generator.config.superres is not None else found
 

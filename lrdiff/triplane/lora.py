@@ -71,6 +71,7 @@ class LoraConfig:
         form: How a convolution's weight is seen as a matrix.
         styles: Whether the styles' fully connected layers are changed too.
         extras: Whether biases, noise strengths and the constant of the touched layers are trained too.
+        full: Train every weight but the mapping's in place of all that: the baseline, as large as the generator.
     """
 
     r: int = 1
@@ -78,6 +79,7 @@ class LoraConfig:
     form: Form = "published"
     styles: bool = True
     extras: bool = True
+    full: bool = False
 
     def __post_init__(self) -> None:
         if self.r < 1 or not self.alpha > 0:
@@ -106,11 +108,13 @@ class Personal:
         self.targets = tuple(layers)
         self.required = {name: p.requires_grad for name, p in generator.named_parameters()}
         generator.requires_grad_(False)
-        for layer in layers.values():
+        for layer in layers.values() if not config.full else ():
             layer.delta = ConvDelta(layer, config.r, config.alpha, config.form)
             if config.styles:
                 layer.affine.delta = LinearDelta(layer.affine, config.r, config.alpha)
         extras = dict(extra_parameters(generator)) if config.extras else {}
+        if config.full:
+            extras = {n: p for n, p in generator.named_parameters() if not n.startswith("backbone.mapping.")}
         self.before = {name: p.detach().clone() for name, p in extras.items()}
         for parameter in extras.values():
             parameter.requires_grad_(True)

@@ -42,7 +42,7 @@ class Mapping(nn.Module):
         config = self.config
         if z.ndim != 2 or z.shape[1] != config.z:
             raise ShapeError(f"z has shape {tuple(z.shape)}; this generator takes [B, {config.z}]")
-        x = maths.normalised(z)
+        x = maths.normalised(z) if config.normalise else z
         if config.c:
             if camera is None and config.condition:
                 raise ShapeError("this generator's mapping takes a camera [B, 25]; give one")

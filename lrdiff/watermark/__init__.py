@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 from lrdiff.lazy import lazy
 
 if TYPE_CHECKING:
+    from lrdiff.watermark.calibration import Calibration
     from lrdiff.watermark.decoder import default_lora_config, fuse
-    from lrdiff.watermark.extractor import Calibration, Extractor
+    from lrdiff.watermark.extractor import Extractor
     from lrdiff.watermark.null import Null
     from lrdiff.watermark.pooling import PooledVerdict, verify_pooled
     from lrdiff.watermark.verdict import Verdict
     from lrdiff.watermark.verifier import new_key, open_extractor, verify, verify_many
 
 _HOMES = {
-    "Calibration": "extractor",
+    "Calibration": "calibration",
     "Extractor": "extractor",
     "Verdict": "verdict",
     "default_lora_config": "decoder",

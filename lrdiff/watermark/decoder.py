@@ -33,7 +33,8 @@ def default_lora_config(vae: nn.Module, target: str = LAST_BLOCK, rank: int = 4,
         TargetError: Nothing matches, the expression is none, or it reaches outside the decoder.
     """
     names = last_block(vae) if target == LAST_BLOCK else _matching(vae, target)
-    return LoraConfig(r=rank, lora_alpha=cast(int, alpha), target_modules=names)
+    # An expression and no list: peft shortens lists from 20 names on to endings, which fit layers of the encoder too.
+    return LoraConfig(r=rank, lora_alpha=cast(int, alpha), target_modules="|".join(map(re.escape, names)))
 
 
 def last_block(vae: nn.Module) -> list[str]:

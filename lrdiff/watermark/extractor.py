@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +17,11 @@ from torch import Tensor, nn
 
 from lrdiff.errors import ModelError, ShapeError
 from lrdiff.files import write_bytes
+from lrdiff.watermark.calibration import Calibration, measure
 
 FORMAT = 1
 KEY = "lrdiff_extractor"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-BIAS_LIMIT, CORRELATION_LIMIT, IMAGES_LIMIT = 0.05, 0.15, 1000
-"""What the binomial test is trusted with: share of ones within 1/2 +- bias, correlation of any two bits, images."""
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """How a whitened extractor's bits behave on unmarked images, measured on other images than it was whitened with.
-
-    Attributes:
-        images: Kind of image -> number of images.
-        mean: Mean whitened logit of each bit, over all images.
-        ones: Share of ones of each bit, over all images.
-        bias: Largest distance of a share of ones from 1/2, in the kind where it is largest.
-        correlation: Largest absolute correlation of two bits, in the kind where it is largest.
-    """
-
-    images: dict[str, int]
-    mean: tuple[float, ...]
-    ones: tuple[float, ...]
-    bias: float
-    correlation: float
-
-    def unfair(self) -> str | None:
-        """Return why the binomial test must not be used, or None when it may."""
-        if sum(self.images.values()) < IMAGES_LIMIT:
-            return f"calibrated on {sum(self.images.values())} images, fewer than {IMAGES_LIMIT}"
-        if not self.bias <= BIAS_LIMIT:
-            return f"a bit is unfair: its share of ones is {self.bias:.3f} away from 1/2, more than {BIAS_LIMIT}"
-        if not self.correlation <= CORRELATION_LIMIT:
-            return f"two bits have correlation {self.correlation:.3f}, more than {CORRELATION_LIMIT}"
-        return None
 
 
 class Extractor(nn.Module):
@@ -165,14 +135,7 @@ class Extractor(nn.Module):
         logits = {name: torch.cat([empty, *map(self.forward, batches)]).double() for name, batches in kinds.items()}
         if not logits or min(map(len, logits.values())) < 2:
             raise ShapeError("fewer than two images to calibrate on; give unmarked images of every kind")
-        bits = [(kind > 0).double() for kind in logits.values()]
-        self.calibration = Calibration(
-            images={name: len(kind) for name, kind in logits.items()},
-            mean=tuple(torch.cat([*logits.values()]).mean(0).tolist()),
-            ones=tuple(torch.cat(bits).mean(0).tolist()),
-            bias=max(float((kind.mean(0) - 0.5).abs().max()) for kind in bits),
-            correlation=max(_largest_correlation(kind) for kind in bits),
-        )
+        self.calibration = measure({name: kind.numpy() for name, kind in logits.items()})
         return self.calibration
 
     def sha256(self) -> str:
@@ -221,7 +184,7 @@ def load(path: Path) -> Extractor:
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise ModelError(
-            f"{file}: no extractor here, and none is shipped yet; give the file of one, or make one: "
+            f"{file}: no extractor here; give the file of one, or make the shipped one again: "
             "lrdiff embedded make extractor"
         )
     try:
@@ -256,9 +219,3 @@ def load(path: Path) -> Extractor:
 
 def _block(into: int, out: int, stride: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(into, out, 3, stride, padding=1), nn.BatchNorm2d(out, eps=1e-3), nn.GELU())
-
-
-def _largest_correlation(bits: Tensor) -> float:
-    # A bit that never changes has no correlation with another; its bias already tells.
-    count = bits.shape[1]
-    return float(torch.corrcoef(bits.T).nan_to_num(0).reshape(count, count).fill_diagonal_(0).abs().max())

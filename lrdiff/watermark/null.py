@@ -20,7 +20,7 @@ from lrdiff.errors import DataError, ModelError, ShapeError
 from lrdiff.files import write_bytes
 from lrdiff.images import EXTENSIONS
 from lrdiff.watermark import soft
-from lrdiff.watermark.extractor import Calibration
+from lrdiff.watermark.calibration import Calibration, measure
 from lrdiff.watermark.keys.candidates import count_matches
 from lrdiff.watermark.reading import Network, Reading, read_files
 from lrdiff.watermark.statistics import Interval, clopper_pearson
@@ -47,21 +47,7 @@ class Null:
 
     def calibration(self) -> Calibration:
         """Measure fairness and correlation of the bits, as an extractor's own calibration does."""
-        bits = (self.logits > 0).astype(np.float64)
-        ones = bits.mean(axis=0)
-        centred = bits - ones
-        scale = np.sqrt((centred**2).mean(axis=0))
-        # A bit that never changes has no correlation with another; its bias already tells.
-        scale[scale == 0] = 1.0
-        correlation = (centred.T @ centred) / len(bits) / np.outer(scale, scale)
-        np.fill_diagonal(correlation, 0.0)
-        return Calibration(
-            images={"given by the user": len(bits)},
-            mean=tuple(self.logits.mean(axis=0).tolist()),
-            ones=tuple(ones.tolist()),
-            bias=float(np.abs(ones - 0.5).max()),
-            correlation=float(np.abs(correlation).max()),
-        )
+        return measure({"given by the user": self.logits})
 
     def best_matches(self, table: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Return, of every unmarked picture, the matches with the key that agrees best.

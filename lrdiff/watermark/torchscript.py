@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lrdiff.errors import ModelError
-from lrdiff.watermark.extractor import MEAN, STD, Calibration
+from lrdiff.watermark.calibration import Calibration
+from lrdiff.watermark.extractor import MEAN, STD
 
 SUFFIXES = frozenset({".pt", ".pth", ".ts", ".torchscript", ".jit"})
 PROBE = 64

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from lrdiff.assets import MODELS
 from lrdiff.errors import ConfigError, DataError
 from lrdiff.watermark import soft, statistics
-from lrdiff.watermark.extractor import IMAGES_LIMIT, load
+from lrdiff.watermark.calibration import IMAGES_LIMIT
+from lrdiff.watermark.extractor import load
 from lrdiff.watermark.keys.candidates import count_matches
 from lrdiff.watermark.null import Null, tail
 from lrdiff.watermark.reading import Network, Reading, read_files, turn_name

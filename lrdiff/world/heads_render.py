@@ -34,21 +34,39 @@ class HeadView:
     mask: Tensor
 
 
-def orbit_rays(yaw: Tensor, pitch: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Return origins and unit directions [B, side^2, 3] of cameras on a sphere of radius 2.7 that look at the origin.
+def rays_through(yaw: Tensor, pitch: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Return origins and unit directions [B, N, 3] of cameras on a sphere of radius 2.7 that look at the origin.
 
     Args:
         yaw: [B] in radians; positive looks from the +x side.
         pitch: [B] in radians; positive looks from above.
-        side: Rays per row and column, with focal length 2.7 picture sides.
+        places: [B or 1, N, 2], right and down from the middle of the picture, in [-0.5, 0.5]. The focal length is 2.7
+            picture sides.
     """
-    back = torch.stack([yaw.sin() * pitch.cos(), pitch.sin(), yaw.cos() * pitch.cos()], 1)
-    right = torch.stack([yaw.cos(), torch.zeros_like(yaw), -yaw.sin()], 1)
-    up = torch.linalg.cross(back, right)
-    centres = (torch.arange(side, device=yaw.device) + 0.5) / side - 0.5
-    v, u = (grid.reshape(1, -1, 1) / FOCAL for grid in torch.meshgrid(centres, centres, indexing="ij"))
+    right, up, back = _axes(yaw, pitch)
+    u, v = (places / FOCAL).split(1, -1)
     direction = u * right[:, None] - v * up[:, None] - back[:, None]
     return (RADIUS * back)[:, None].expand_as(direction), torch.nn.functional.normalize(direction, dim=-1)
+
+
+def places_of(yaw: Tensor, pitch: Tensor, points: Tensor) -> Tensor:
+    """Return where the cameras of :func:`rays_through` see points [B, N, 3]: [B, N, 2]."""
+    x, y, z = (points @ axis[:, :, None] for axis in _axes(yaw, pitch))
+    return FOCAL * torch.cat([x, -y], -1) / (RADIUS - z)
+
+
+def _axes(yaw: Tensor, pitch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return right, up and back of cameras, unit, [B, 3] each."""
+    back = torch.stack([yaw.sin() * pitch.cos(), pitch.sin(), yaw.cos() * pitch.cos()], 1)
+    right = torch.stack([yaw.cos(), torch.zeros_like(yaw), -yaw.sin()], 1)
+    return right, torch.linalg.cross(back, right), back
+
+
+def orbit_rays(yaw: Tensor, pitch: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Return origins and unit directions [B, side^2, 3] of all pixels; see :func:`rays_through`."""
+    centres = (torch.arange(side, device=yaw.device) + 0.5) / side - 0.5
+    v, u = torch.meshgrid(centres, centres, indexing="ij")
+    return rays_through(yaw, pitch, torch.stack([u, v], -1).reshape(1, -1, 2))
 
 
 @torch.no_grad()
@@ -59,6 +77,15 @@ def trace(person: Heads, origins: Tensor, directions: Tensor) -> tuple[Tensor, T
         t = (t + 0.85 * distance(person, origins + t[..., None] * directions)).clamp(NEAR, FAR)
     hit = (distance(person, origins + t[..., None] * directions).abs() < HIT) & (t < FAR)
     return torch.where(hit, t, FAR), hit
+
+
+@torch.no_grad()
+def look(person: Heads, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what rays [B, N, 3] see: colours [B, N, 3] in [0, 1] on white, distances, normals and hits [B, N]."""
+    t, hit = trace(person, origins, directions)
+    points = origins + t[..., None] * directions
+    normal = normals(person, points)
+    return torch.where(hit[..., None], shaded(person, points, normal, -directions), 1.0), t, normal, hit
 
 
 @torch.no_grad()
@@ -78,10 +105,7 @@ def render(person: Heads, origins: Tensor, directions: Tensor, smooth: int = 1) 
     side = round(directions.shape[1] ** 0.5)
     if side * side != directions.shape[1] or side % smooth:
         raise ShapeError(f"{directions.shape[1]} rays are no square of {smooth} rays a pixel side; give side^2 rays")
-    t, hit = trace(person, origins, directions)
-    points = origins + t[..., None] * directions
-    normal = normals(person, points)
-    colour = torch.where(hit[..., None], shaded(person, points, normal, -directions), 1.0)
+    colour, t, normal, hit = look(person, origins, directions)
 
     def picture(values: Tensor) -> Tensor:
         return values.transpose(1, 2).reshape(len(values), -1, side, side)

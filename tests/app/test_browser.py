@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,7 +16,11 @@ from app import main, text, text_auth
 from app.accounts import add_user, open_accounts
 from app.jobs import Queue
 from app.site import Site
+from app.verifying import registry
+from lrdiff.images import to_image
 from lrdiff.metadata import read_parameters
+from tests.app.test_verify_page import BITS, marked
+from tests.lrdiff.watermark.conftest import build_extractor
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking")
@@ -32,7 +37,15 @@ pytestmark = [
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "cache"))
-    return Site(Queue(tmp_path / "runs", interval=0.1), tmp_path / "outputs", tmp_path / "none", tmp_path / "none")
+    return Site(
+        Queue(tmp_path / "runs", interval=0.1),
+        tmp_path / "outputs",
+        subjects=tmp_path / "none",
+        adapters=tmp_path / "none",
+        extractor=tmp_path / "extractor",
+        registry=str(tmp_path / "keys.sqlite"),
+        key_file=tmp_path / "keys.key",
+    )
 
 
 @pytest.fixture
@@ -102,6 +115,9 @@ def test_the_first_path(browser_page: Page, site: Site, photos: list[Path], tiny
     expect(badge).to_have_text(text.STATES["finished"], timeout=SLOW)
     expect(page.locator(".run .steps")).to_have_text("step 3 of 3")
     expect(page.locator("#previews .strip img").first).to_be_visible()
+    plot = page.locator("#chart canvas, #chart svg.marks").first
+    plot.wait_for()
+    assert (plot.bounding_box() or {"height": 0})["height"] > 150
     run, record = site.queue.runs()[0]
     assert record["state"] == "finished"
     assert {path.read_bytes() for path in (run.path / "images").iterdir()} == {path.read_bytes() for path in photos}
@@ -130,6 +146,44 @@ def test_the_first_path(browser_page: Page, site: Site, photos: list[Path], tiny
     page.locator("#repeat").click()
     expect(page.locator(".count")).to_have_text("3 pictures ready")
     expect(page.get_by_label("Steps", exact=True).first).to_have_value("3")
+
+
+def test_an_image_is_downloaded_and_verified(browser_page: Page, site: Site, tmp_path: Path, tiny_model: Path) -> None:
+    """One button takes the image that was just made to its verdict; a downloaded file comes to the same."""
+    page, verdict = browser_page, browser_page.locator("#verdict")
+    tab(page, text.TAB_VERIFY)
+    expect(page.locator("#absent")).to_contain_text("Nothing can be read here yet")
+    expect(page.locator("#verify")).to_be_disabled()
+    network = build_extractor()
+    site.extractor.mkdir()
+    network.save(site.extractor / "model.safetensors")
+    registry(site, create=True).create(owner="studio", extractor_sha256=network.sha256(), bits=BITS, length=24)
+
+    tab(page, text.TAB_GENERATE)
+    for label, value in (("Base model", str(tiny_model)), ("Steps", "2")):
+        field = page.get_by_label(label, exact=True).last
+        field.fill(value)
+        field.press("Enter")
+    page.locator("#generate").click()
+    image = page.locator("#results img").first
+    image.wait_for(timeout=SLOW)
+    page.locator("#verify-it").click()
+    expect(verdict).to_contain_text("This mark was not found", timeout=SLOW)
+    [written] = site.outputs.glob("*.png")
+    digest = hashlib.sha256(written.read_bytes()).hexdigest()
+    assert digest in (verdict.text_content() or "")
+
+    downloaded = tmp_path / "downloaded.png"
+    downloaded.write_bytes(page.request.get(str(image.get_attribute("src"))).body())
+    carrier = tmp_path / "marked.png"
+    to_image(marked(network, BITS)).save(carrier)
+    for file, answer in ((carrier, "Detected"), (downloaded, "Not detected")):
+        page.locator("#suspect").get_by_label("Clear").first.click()
+        page.locator("#suspect input[type=file]").set_input_files(file)
+        expect(page.locator("#suspect")).to_contain_text(file.stem)
+        page.locator("#verify").click()
+        expect(verdict.locator(".badge")).to_have_text(answer, timeout=SLOW)
+    assert digest in (verdict.text_content() or "")
 
 
 def test_a_run_is_stopped_resumed_and_deleted(

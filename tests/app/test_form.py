@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -159,6 +160,18 @@ def test_a_field_takes_one_component_only() -> None:
             form.add("seed")
         with pytest.raises(ConfigError, match=r"has no field optim\.speed"):
             form.add("optim.speed")
+
+
+def test_choices_that_are_numbers_stay_numbers() -> None:
+    class Sized(BaseModel):
+        side: Literal[64, 128] = 128
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        form = rendered(Sized)
+    [component] = form.components.values()
+    chosen = component.preprocess(64)  # pyright: ignore[reportAttributeAccessIssue]
+    assert form.read({component: chosen}) == Sized(side=64)
 
 
 def test_a_type_without_a_component_is_refused() -> None:

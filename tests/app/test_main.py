@@ -79,7 +79,7 @@ def test_a_program_trains_watches_and_generates(
         ("/stop", ["absent"], "there is no run"),
         ("/train", [[], {}, ""], "Add pictures first"),
         ("/generate", [{"steps": 0}], "steps: Must be greater than 0"),
-        ("/generate", [{"unknown": 1}], "unknown: Extra inputs are not permitted"),
+        ("/generate", [{"unknown": 1}], "unknown: There is no such setting"),
         ("/generate", [{"model": "absent-model"}], "no such folder and no such shipped model"),
     ],
 )

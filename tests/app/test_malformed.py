@@ -83,7 +83,7 @@ def test_malformed_requests_are_refused_in_words(url: str, caplog: pytest.LogCap
     assert [record.getMessage() for record in caplog.records if record.name == "app.told"] == []
 
 
-def test_malformed_uploads_are_named_with_their_reason(photos: list[Path], tmp_path: Path) -> None:
+def test_malformed_uploads_are_named_with_their_reason(url: str, photos: list[Path], tmp_path: Path) -> None:
     """Truncated, flipped, renamed, empty and oversized files; what Pillow can still read may stay."""
     rng = np.random.default_rng(1)
     Image.new("RGB", (64, 64), "red").save(tmp_path / "whole.webp")
@@ -114,3 +114,17 @@ def test_malformed_uploads_are_named_with_their_reason(photos: list[Path], tmp_p
     assert str(tmp_path) not in said
     assert "Traceback" not in said
     assert pictures.sheet(found)
+    # The same files through the server, ten at a time: none is a fault, and none of its folders is told.
+    with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
+        for start in range(0, UPLOADS, 10):
+            batch = files[start : start + 10]
+            sent = client.post("/gradio_api/upload", files=[("files", (f.name, f.read_bytes())) for f in batch])
+            assert sent.status_code == 200, sent.text
+            data = [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in sent.json()]
+            for name, words in (("train", [data, {}, ""]), ("verify", [data[0], "", 1e-6, False])):
+                event = client.post(f"/gradio_api/call/{name}", json={"data": words})
+                assert event.status_code == 200, event.text
+                told = client.get(f"/gradio_api/call/{name}/{event.json()['event_id']}").text
+                assert "event: error" in told, told
+                assert "should not have happened" not in told, told
+                assert "Traceback" not in told and str(tmp_path) not in told, told  # noqa: PT018

@@ -115,7 +115,7 @@ def test_a_run_is_repeated_with_changes_and_its_own_pictures(short: Queue, photo
     copies = sorted(path.name for path in (again.path / "images").iterdir())
     assert copies == sorted(path.name for path in photos)
     for changes, message in (
-        ({"optim.stepps": 7}, "optim.stepps: Extra inputs"),
+        ({"optim.stepps": 7}, "optim.stepps: There is no such setting"),
         ({"seed.x": 1}, "seed.x: no such setting"),
         ({"optim.steps": 0}, "optim.steps: .*greater than 0"),
     ):

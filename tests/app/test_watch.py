@@ -41,7 +41,6 @@ def test_a_finished_run_without_its_adapter_is_shown_as_failed(waiting: Queue, r
     view = watch.look(waiting, run.path.name)
     assert (view.state, view.has_artifact) == ("failed", False)
     assert text.NO_ARTIFACT in watch.card(view)
-    assert watch.adapters(waiting, run.path) == []
 
 
 def test_damaged_figures_are_told_and_do_not_hide_the_run(waiting: Queue, run: RunDir) -> None:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,11 @@ def generate(url: str, number: int, end: float, load: Load, wish: dict[str, Any]
     """Ask for images, one after the other, until `end`."""
     from gradio_client import Client
 
-    client = Client(url, verbose=False, download_files=False)
+    try:
+        client = Client(url, verbose=False, download_files=False)
+    except httpx.HTTPError as error:
+        load.errors.append(f"no generation, since the page did not answer: {error!r}")
+        return
     while time.monotonic() < end:
         job = client.submit(wish | {"seed": number}, api_name="/generate")
         while not job.done() and time.monotonic() < end:
@@ -108,16 +112,16 @@ def measure(url: str, seconds: float, visitors: int, generators: int, wish: dict
     return load
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Serve a page of its own, train on a shipped subject, measure, write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=120)
-    options = parser.parse_args()
+    options = parser.parse_args(list(arguments))
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    from app import example
     from app import main as page_module
     from app.jobs import Queue
     from app.site import Site
-    from app.tabs.train import default_order
 
     logging.getLogger("httpx").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="lrdiff-load-") as folder:
@@ -125,7 +129,7 @@ def main() -> int:
         site = Site(Queue(Path(folder) / "runs"), Path(folder) / "outputs")
         page = page_module.build(site=site)
         url = page_module.launch(page, site, "127.0.0.1", 0)
-        order = default_order(site)
+        order = example.order(site)
         assert order is not None, "the example subjects are not installed"
         run = site.queue.submit(*order)
         site.queue.start()
@@ -144,4 +148,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from lrdiff.artifact import Artifact
+from tests.lrdiff.triplane.tiny import build_tiny_heads, write_cameras
 from tests.tiny import build_tiny_mark, build_tiny_model, mark_settings
 from tests.trainers.conftest import one_thread, save_pictures
 from trainers.registry import METHODS, run_config_class
@@ -32,19 +33,27 @@ class World:
     other_images: Path
     mark: Path
     other_mark: Path
+    heads: Path
+    other_heads: Path
+    cameras: Path
 
     def settings(self, method: str, **changes: Any) -> dict[str, Any]:
         """Return a short run that uses everything a run can do; `changes` are dotted names with `__` for the dot."""
         base: dict[str, Any] = {
             "model": str(self.model),
             "data": {"images": str(self.images), "batch_size": 2},
-            "method": mark_settings(self.mark) if method == "watermark" else {},
+            "method": self.own_settings(method),
             "optim": {"steps": 4, "warmup": 1},
             "watch": {
                 "log_every": 2, "checkpoint_every": 2, "evaluate_every": 2,
                 "preview_every": 4, "preview_steps": 2, "preview_count": 1,
             },
         }  # fmt: skip
+        if method == "my3dgen":
+            base["model"] = str(self.heads)
+            del base["watch"]["preview_steps"]
+        if "data.images" in run_config_class(method).unread:
+            del base["data"]["images"]
         for name, value in changes.items():
             place = base
             *sections, last = name.split("__")
@@ -52,6 +61,16 @@ class World:
                 place = place.setdefault(section, {})
             place[last] = copy.deepcopy(value)
         return base
+
+    def own_settings(self, method: str) -> dict[str, Any]:
+        """Return the settings without which a method cannot or should not run here."""
+        own: dict[str, dict[str, Any]] = {
+            "watermark": mark_settings(self.mark),
+            "my3dgen": {"anchor_steps": 2},
+            "alignprop": {"sampling_steps": 3, "held_out_count": 1, "prompts": str(self.mark / "prompts.txt")},
+            "sla": {"topk": 0.25, "block_q": 16, "block_k": 16},
+        }
+        return own.get(method, {})
 
     def run(self, path: Path, method: str, **changes: Any) -> RunDir:
         """Carry out a run in this process."""
@@ -73,6 +92,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         other_images=save_pictures(root / "other-images", 2, size=60),
         mark=build_tiny_mark(root / "mark"),
         other_mark=build_tiny_mark(root / "other-mark", seed=1),
+        heads=build_tiny_heads(root / "heads"),
+        other_heads=build_tiny_heads(root / "other-heads", seed=1),
+        cameras=write_cameras(root / "cameras.json", images),
     )
 
 

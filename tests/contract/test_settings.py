@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,51 @@ OWN: dict[str, dict[str, tuple[Any, str]]] = {
         "method.block_size": (8, "shapes"),
         "method.dropout": (0.5, "weights"),
     },
+    "alignprop": {
+        "data.images": ("{other_images}", "invalid"),
+        "data.prompt": ("a blue ball", "invalid"),
+        "data.validation": ("{other_images}", "invalid"),
+        "data.flip": (True, "invalid"),
+        "method.reward": (["brightness"], "weights"),
+        "method.bound": ("relu", "invalid"),
+        "method.target": ([0.5], "invalid"),
+        "method.normalise": (2, "weights"),
+        "method.straight_through": (True, "weights"),
+        "method.mode": ("random-per-step", "weights"),
+        "method.k": (1, "weights"),
+        "method.repeats": (1, "weights"),
+        "method.early_stop": (2, "weights"),
+        "method.detach_negative": (True, "weights"),
+        "method.recompute": (False, "plan"),
+        "method.sampling_steps": (4, "weights"),
+        "method.guidance": (1.0, "weights"),
+        "method.prompts": ("{other_mark}/prompts.txt", "weights"),
+        "method.held_out": ("{other_mark}/prompts.txt", "metrics"),
+        "method.held_out_count": (2, "metrics"),
+        "method.monitor": ("sharpness", "metrics"),
+        "method.penalty": (0.5, "weights"),
+        "method.min_diversity": (1.0, "files"),
+        "method.max_drop": (1e-9, "files"),
+        "method.adapter": ("loha", "shapes"),
+        "method.targets": ("attention+ff", "shapes"),
+        "method.r": (2, "shapes"),
+        "method.alpha": (16, "weights"),
+    },
+    "sla": DENOISE
+    | {
+        "method.topk": (0.6, "weights"),
+        "method.skip": (0.3, "weights"),
+        "method.scope": ("all", "weights"),
+        "method.feature_map": ("elu", "weights"),
+        "method.block_q": (32, "weights"),
+        "method.block_k": (32, "weights"),
+        "method.ramp": (3, "weights"),
+        "method.ramp_from": (0.7, "weights"),
+        "method.loss": ("denoise", "weights"),
+        "method.train": ("projections", "shapes"),
+        "method.r": (2, "shapes"),
+        "method.alpha": (64, "weights"),
+    },
     "watermark": {
         "data.prompt": ("a blue ball", "invalid"),
         "method.key": ("0a1b2c", "invalid"),
@@ -160,6 +206,28 @@ OWN: dict[str, dict[str, tuple[Any, str]]] = {
         "method.sampling_steps": (1, "weights"),
         "method.guidance": (1.0, "weights"),
     },
+    "my3dgen": {
+        "model": ("{other_heads}", "weights"),
+        "data.prompt": ("a blue ball", "invalid"),
+        "data.flip": (True, "invalid"),
+        "watch.preview_prompts": (["a green ring"], "invalid"),
+        "watch.preview_steps": (3, "invalid"),
+        "method.cameras": ("{cameras}", "weights"),
+        "method.refine": (False, "weights"),
+        "method.space": ("w+", "shapes"),
+        "method.anchor_steps": (3, "weights"),
+        "method.anchor_lr": (0.01, "weights"),
+        "method.anchor_side": (8, "weights"),
+        "method.r": (2, "shapes"),
+        "method.alpha": (8.0, "weights"),
+        "method.form": ("plain", "shapes"),
+        "method.styles": (False, "shapes"),
+        "method.extras": (False, "shapes"),
+        "method.full": (True, "shapes"),
+        "method.symmetry": (0.5, "weights"),
+        "method.symmetry_every": (1, "weights"),
+        "method.symmetry_temperature": (1.0, "weights"),
+    },
 }
 # What both runs of a comparison share, where the setting acts only then.
 TOGETHER: dict[str, dict[str, Any]] = {
@@ -169,6 +237,16 @@ TOGETHER: dict[str, dict[str, Any]] = {
         "method__target_distorted": 0.501,
         "method__distort": 0.0,
     },
+    "method.ramp_from": {"method__ramp": 3},
+    "method.k": {"method__mode": "last-k"},
+    "method.repeats": {"method__mode": "lv"},
+    "method.early_stop": {"method__mode": "spaced"},
+    "method.straight_through": {"method__reward": ["brightness"]},
+    "method.min_diversity": {"method__reward": ["contrast:-1"]},
+    "method.max_drop": {"method__reward": ["brightness:-1"], "method__monitor": "brightness"},
+    "method.refine": {"method__cameras": "{cameras}"},
+    "method.symmetry_every": {"method__symmetry": 0.5},
+    "method.symmetry_temperature": {"method__symmetry": 0.5},
 }
 # The same of adapters that learn by the denoising loss.
 PRESERVED = {"method__prior_prompt": "a photo", "method__prior_count": 2, "method__prior_steps": 1}
@@ -191,6 +269,8 @@ def is_walked(method: str, name: str) -> bool:
     """Tell whether a setting is tried with this method; one that several share is tried with one of them."""
     if name in DENOISE and OWN[method].keys() >= DENOISE.keys():
         return method == "lora"  # the quickest of them to compile
+    if method == "sla":  # which reads the shared settings by the code of the adapters
+        return name.startswith("method.")
     return name.startswith("method.") or WALKED[METHODS[method].method] == method
 
 
@@ -206,17 +286,20 @@ def test_every_setting_has_an_alternative_to_try() -> None:
         assert set(leaves(run_config_class(method))) == set(table(method)), method
 
 
+def filled(value: Any, world: World) -> Any:
+    """Return a value with the name of a folder of the world, in braces, put in."""
+    return value.format_map(asdict(world)) if isinstance(value, str) and value.startswith("{") else value
+
+
 @pytest.mark.parametrize("walk", walks(), ids=lambda walk: "-".join(walk))
 def test_every_setting_changes_the_run_or_is_refused(
     walk: tuple[str, str], world: World, tmp_path: Path, references: dict[str, RunDir]
 ) -> None:
     method, name = walk
     value, effect = table(method)[name]
-    if isinstance(value, str):
-        names = ("other_model", "other_images", "other_mark")
-        value = value.format(**{key: getattr(world, key) for key in names}) if value.startswith("{") else value
+    value = filled(value, world)
     together = TOGETHER_DENOISE if issubclass(config_class(method), DenoiseSettings) else TOGETHER
-    shared = {key: str(world.other_images) if v == "{other_images}" else v for key, v in together.get(name, {}).items()}
+    shared = {key: filled(v, world) for key, v in together.get(name, {}).items()}
     before = world.run(tmp_path / "before", method, **shared) if shared else references[method]
     change = {name.replace(".", "__"): value} | shared
     if effect == "invalid":
@@ -250,7 +333,14 @@ def test_the_same_settings_give_the_same_run(references: dict[str, RunDir], worl
 def full(world: World, method: str) -> Any:
     """Return settings that differ from the defaults wherever they can."""
     changes = {n.replace(".", "__"): value for n, (value, effect) in table(method).items() if effect != "invalid"}
-    changes["data__validation"] = str(world.other_images)
+    if method == "sla":  # these leave others without effect
+        changes |= {"method__scope": "marginal", "method__train": "lora"}
+    if method == "alignprop":
+        changes = {n: v for n, v in changes.items() if n not in ("method__k", "method__early_stop", "method__guidance")}
+        changes["method__mode"] = "lv"
+    changes.pop("method__full", None)  # leaves the low-rank settings without effect, so it is refused beside them
+    if "data.validation" not in run_config_class(method).unread:
+        changes["data__validation"] = str(world.other_images)
     changes["watch__preview_every"] = 2  # prompts of previews that are off would be refused
     changes["watch__evaluate_every"] = 3  # so would the patience of goals that are never measured
     return run_config_class(method).model_validate(world.settings(method, **changes))

@@ -18,6 +18,7 @@ import torch
 
 from lrdiff.artifact import versions
 from lrdiff.rng import stream
+from tests.lrdiff.triplane.tiny import build_tiny_heads
 from tests.tiny import build_tiny_mark, build_tiny_model, mark_settings
 from tests.trainers.conftest import save_pictures
 from tests.trainers.line import record_metrics
@@ -43,13 +44,24 @@ def trajectory(method: str, folder: Path) -> dict[str, Any]:
     model = folder / "tiny"
     if not model.exists():
         build_tiny_model(model)
-    settings = {
+    own: dict[str, dict[str, Any]] = {
+        "my3dgen": {"anchor_steps": 4, "symmetry": 0.5},
+        "alignprop": {"sampling_steps": 3, "held_out_count": 2, "mode": "random-k", "k": 3, "penalty": 0.1},
+        "sla": {"topk": 0.25, "block_q": 16, "block_k": 16, "ramp": 5},
+    }
+    if method == "watermark":
+        own[method] = mark_settings(build_tiny_mark(folder / "mark"))
+    if method == "my3dgen":
+        model = build_tiny_heads(folder / "heads")
+    settings: dict[str, Any] = {
         "model": str(model),
         "data": {"images": str(save_pictures(folder / "images")), "batch_size": 2},
-        "method": mark_settings(build_tiny_mark(folder / "mark")) if method == "watermark" else {},
+        "method": own.get(method, {}),
         "optim": {"steps": STEPS, "warmup": 2, "lr": 5e-3},
         "precision": {"device": "cpu"},
     }
+    if "data.images" in run_config_class(method).unread:
+        del settings["data"]["images"]
     config = run_config_class(method).model_validate(settings)
     engine = Engine(config.precision)
     trainer = build(method, config, engine)

@@ -424,10 +424,10 @@ def test_the_command_line_of_the_trainer(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_an_edited_record_is_checked(tiny_model: Path, pictures: Path, tmp_path: Path) -> None:
     cases = {
-        "optim.lrr: Extra inputs": {"optim": {"lrr": 1}},
-        "optim.lr: Input should be greater than 0": {"optim": {"lr": -1}},
-        "seed: Input should be a valid integer": {"seed": "x"},
-        "data.batch_size: Input should be greater than 0": {"data": {"batch_size": 0}},
+        "optim.lrr: There is no such setting": {"optim": {"lrr": 1}},
+        "optim.lr: Must be greater than 0": {"optim": {"lr": -1}},
+        "seed: Must be a whole number": {"seed": "x"},
+        "data.batch_size: Must be greater than 0": {"data": {"batch_size": 0}},
     }
     config = settings(tiny_model, pictures)
     for number, (message, change) in enumerate(cases.items()):

@@ -13,14 +13,8 @@ from trainers.config import Settings
 Targets = Literal["attention", "attention+ff", "attention+ff+conv"]
 
 
-class DenoiseSettings(Settings, ABC):
-    """What every adapter trained by the denoising loss has in common."""
-
-    adapter: ClassVar[str]
-    """peft's name of the adapter kind, in lower case."""
-
-    targets: Targets = "attention"
-    """Which layers of the denoiser are adapted: attention projections, also feed-forward, also convolutions."""
+class PictureSettings(Settings):
+    """What every method that learns from pictures in the denoiser's loss has in common."""
 
     min_snr: NonNegativeFloat = 0.0
     """Min-SNR loss weighting (arXiv 2303.09556) with this gamma, usually 5; 0 weights all timesteps alike."""
@@ -61,6 +55,16 @@ class DenoiseSettings(Settings, ABC):
         if changed and not self.prior_prompt:
             raise ValueError(f"prior_prompt='' leaves {', '.join(changed)} without effect; leave out one or the other")
         return self
+
+
+class DenoiseSettings(PictureSettings, ABC):
+    """What every adapter trained by the denoising loss has in common."""
+
+    adapter: ClassVar[str]
+    """peft's name of the adapter kind, in lower case."""
+
+    targets: Targets = "attention"
+    """Which layers of the denoiser are adapted: attention projections, also feed-forward, also convolutions."""
 
     @abstractmethod
     def peft(self, layers: list[str]) -> Any:

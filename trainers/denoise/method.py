@@ -99,17 +99,22 @@ class Denoise(Method[RunConfig[DenoiseSettings]]):
 
     def describe(self) -> list[str]:
         """Return the preflight in words: what is trained, on which layers, with which images."""
+        base = sum(p.numel() for p in self.denoiser.parameters()) - self.report.parameters
+        return [
+            f"base model {self.backbone.name}: {base:,} parameters, all frozen",
+            f"{self.name}: {self.report.parameters:,} parameters on {len(self.report.targets)} layers, "
+            f"{self.report.targets[0]} ... {self.report.targets[-1]}",
+            *self._describe_pictures(),
+        ]
+
+    def _describe_pictures(self) -> list[str]:
         captions = sorted({sample.caption for sample in self.samples})
         shown = "; ".join(repr(text) for text in captions[:3]) + (" ..." if len(captions) > 3 else "")
-        base = sum(p.numel() for p in self.denoiser.parameters()) - self.report.parameters
         settings = self.config.method
         extra = [f"{len(self.prior)} images of {settings.prior_prompt!r} are preserved"] if self.prior else []
         extra += ["activations are computed again in the backward pass"] if settings.checkpointing else []
         extra += [f"the denoiser is compiled: {settings.compile}"] if settings.compile != "off" else []
         return [
-            f"base model {self.backbone.name}: {base:,} parameters, all frozen",
-            f"{self.name}: {self.report.parameters:,} parameters on {len(self.report.targets)} layers, "
-            f"{self.report.targets[0]} ... {self.report.targets[-1]}",
             f"{len(self.samples)} images at {self._sizes()} px, captions {shown}",
             f"{len(self.held_out)} images held out for validation",
             *extra,

@@ -9,7 +9,7 @@ import torch
 from lrdiff.backbones import Backbone
 from lrdiff.rng import stream
 from lrdiff.sampling import SAMPLERS
-from trainers.denoise.config import DenoiseSettings
+from trainers.denoise.config import PictureSettings
 from trainers.denoise.pictures import Latents
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ AT_ONCE = 4
 
 
 @torch.no_grad()
-def draw_class(backbone: Backbone, settings: DenoiseSettings, seed: int) -> Latents:
+def draw_class(backbone: Backbone, settings: PictureSettings, seed: int) -> Latents:
     """Draw the class images as latents, before any adapter is in the model.
 
     The same settings and seed give the same latents, so a resumed run draws them again instead of keeping files.

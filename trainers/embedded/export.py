@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, PixArtAlphaPipeline, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from lrdiff.errors import RunError
@@ -20,6 +20,8 @@ from trainers.embedded.extractor import ExtractorConfig, TrainExtractor
 from trainers.embedded.latents import moments
 from trainers.embedded.probe import ProbeConfig, TrainProbe
 from trainers.embedded.shards import Shards
+from trainers.embedded.toys_dit import ToysDit, ToysDitConfig
+from trainers.embedded.toys_dit_parts import build_scheduler
 from trainers.embedded.toys_unet import SCHEDULER, ToysUnet, ToysUnetConfig
 from trainers.embedded.toys_vae import ToysVae, ToysVaeConfig, normalise_latents
 from trainers.embedded.unmarked import Kind
@@ -89,6 +91,39 @@ def export_toys(vae: Path, unet_run: Path, out: Path) -> int:
             safety_checker=cast(Any, None),
             feature_extractor=cast(Any, None),
             requires_safety_checker=False,
+        ).save_pretrained(folder, max_shard_size=SHARD)
+    return step
+
+
+def export_toys_dit(vae: Path, run_path: Path, out: Path) -> int:
+    """Write a folder that `PixArtAlphaPipeline.from_pretrained` loads as it is, in half precision but for the text.
+
+    Args:
+        vae: Folder of the autoencoder.
+        run_path: Run directory of `ToysDit`; the averages of its newest checkpoint are taken.
+        out: Folder to write; one that is there is replaced once the new one is complete.
+
+    Returns:
+        The step of the checkpoint.
+
+    Raises:
+        RunError: The run has no checkpoint, or one of another configuration.
+    """
+    run = open_run(run_path)
+    method = ToysDit(ToysDitConfig.model_validate(run.read()["config"]["method"]))
+    step = load_trained(method, run)
+    with torch.no_grad():
+        for name, parameter in method.named_parameters():
+            parameter.copy_(method.averages[name])
+    autoencoder = cast(AutoencoderKL, AutoencoderKL.from_pretrained(vae))
+    autoencoder.register_to_config(_name_or_path="")
+    with replacing_folder(out) as folder:
+        PixArtAlphaPipeline(
+            tokenizer=method.tokenizer,
+            text_encoder=method.text_encoder,
+            vae=autoencoder.half(),
+            transformer=method.transformer.half(),
+            scheduler=build_scheduler(),
         ).save_pretrained(folder, max_shard_size=SHARD)
     return step
 

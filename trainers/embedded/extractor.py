@@ -1,11 +1,13 @@
 """Training of the extractor: random bits are written into pictures, distorted, and read.
 
-Extractor and marks (`marks.py`) learn together, first from strong marks in whole pictures, then from ever fainter ones
-in ever more damaged pictures.
+Extractor and marks learn together, first from strong marks in whole pictures, then from ever fainter ones in ever more
+damaged pictures. Marks are of two kinds: textures (`marks.py`), which are read first, and kernels that are stamped where
+the picture has something (`stamps.py`), which are what a decoder can make.
 
-Differs from HiDDeN (arXiv 1807.09937) and Stable Signature (arXiv 2303.15435): their embedder is a network, ours is a
-bank of textures, which reads above chance after a hundred steps where that pair stays at chance for many hundreds. It
-is only a teacher: what is published is the extractor, and a decoder is later tuned against it.
+Differs from HiDDeN (arXiv 1807.09937) and Stable Signature (arXiv 2303.15435): their embedder is a network that is given
+the message, ours are banks with two entries for each bit, which are read above chance after a hundred steps where that
+pair stays at chance for many hundreds. They are only teachers: what is published is the extractor, and a decoder is
+later tuned against it.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from trainers.embedded.dead_leaves import dead_leaves
 from trainers.embedded.marks import Marks
 from trainers.embedded.pictures import Photos, cuts
 from trainers.embedded.shards import Shards
+from trainers.embedded.stamps import Stamps
 from trainers.method import Batch, Method, Metrics, ParamGroup
 
 HELD_OUT = 2048
@@ -68,29 +71,40 @@ class ExtractorConfig(Settings):
     texture_share: Annotated[float, Ge(0.0), Le(1.0)] = 0.15
     """Share of dead-leaves pictures in a batch."""
 
-    photo_share: Annotated[float, Ge(0.0), Le(1.0)] = 0.4
+    photo_share: Annotated[float, Ge(0.0), Le(1.0)] = 0.25
     """Share of photos in a batch, when there are any; the rest are scenes."""
 
     distortions: DistortionConfig = DistortionConfig()
     """Between embedder and extractor, at their full strength."""
 
-    psnr: tuple[PositiveFloat, PositiveFloat] = (14.0, 34.0)
+    psnr: tuple[PositiveFloat, PositiveFloat] = (8.0, 32.0)
     """Of the marked pictures in dB: at the beginning, and at full difficulty."""
 
-    tile: PositiveInt = 16
-    """Side of the marks' textures, in pixels."""
+    tile: PositiveInt = 32
+    """Side of the marks' textures, in pixels: textures of period n share the frequencies k / n, so small ones get in
+    each other's way."""
 
     smooth: NonNegativeFloat = 1.0
     """Standard deviation in pixels of the Gaussian that textures are smoothed with."""
 
     texture_rate: PositiveFloat = 10.0
-    """Learning rate of the textures, as a multiple of the run's."""
+    """Learning rate of the textures and kernels, as a multiple of the run's."""
+
+    stamp_share: Annotated[float, Ge(0.0), Le(1.0)] = 0.5
+    """Share of the pictures that are marked with stamped kernels; the rest carry textures."""
+
+    stamp_maps: PositiveInt = 8
+    """Maps of the picture that say where kernels are stamped."""
+
+    stamp_side: PositiveInt = 7
+    """Side of a kernel, in pixels; odd."""
 
     settle: NonNegativeInt = 6000
     """Steps after which the normalisations no longer follow the batch: pictures are read one by one later."""
 
-    master: Annotated[float, Gt(0.5), Le(1.0)] = 0.75
-    """Share of bits that must be read, on average over recent steps, for the task to get harder."""
+    master: Annotated[float, Gt(0.5), Le(1.0)] = 0.9
+    """Share of bits that must be read, on average over recent steps, for the task to get harder. Low values let a part
+    of the bits be given up for good."""
 
     ramp: PositiveInt = 4000
     """Steps, while mastered, from easy to full difficulty: the distortions and the PSNR rise together."""
@@ -104,6 +118,7 @@ class TrainExtractor(Method[ExtractorConfig]):
         self.extractor = Extractor(config.bits, config.width, len(config.strides) - 1, config.strides)
         self.extractor.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.marks = Marks(config.bits, config.tile, config.smooth)
+        self.stamps = Stamps(config.bits, config.stamp_maps, config.stamp_side)
         self.distortions = Distortions(config.distortions)
         self.scenes = Shards.open(config.scenes)
         self.photos = Photos(config.photos) if config.photos is not None else None
@@ -139,12 +154,23 @@ class TrainExtractor(Method[ExtractorConfig]):
         self.get_buffer("seen").add_(1)
         difficulty = float(self.get_buffer("difficulty"))
         easy, hard = self.config.psnr
-        marked = self.marks(images, bits, easy + difficulty * (hard - easy), rng)
+        stamped = torch.rand(len(images), generator=rng) < self.config.stamp_share
+        marked = self.marked(images, bits, easy + difficulty * (hard - easy), stamped, rng)
         logits = self.extractor.raw(self.distortions(marked, rng, difficulty))
-        accuracy = ((logits > 0) == (bits > 0.5)).float().mean()
+        right = ((logits > 0) == (bits > 0.5)).float().mean(1)
+        accuracy = right.mean()
         self.get_buffer("mastered").lerp_(accuracy, 0.05)
         metrics = {"accuracy": accuracy, "difficulty": self.get_buffer("difficulty").clone()}
+        for name, chosen in (("textures", ~stamped), ("stamps", stamped)):
+            if bool(chosen.any()):
+                metrics[f"accuracy_{name}"] = right[chosen.to(right.device)].mean()
         return F.binary_cross_entropy_with_logits(logits, bits), metrics
+
+    def marked(self, images: Tensor, bits: Tensor, psnr: float, stamped: Tensor, rng: torch.Generator) -> Tensor:
+        """Write bits into images: with stamps where the bool tensor `stamped` [B] says so, with textures elsewhere."""
+        chosen = stamped.to(images.device)[:, None, None, None]
+        textured = self.marks(images, bits, psnr, rng)
+        return torch.where(chosen, self.stamps(images, bits, psnr), textured) if bool(stamped.any()) else textured
 
     def _settle(self, settled: bool) -> None:
         """Let normalisations follow the batch, or use what they have seen, as when pictures are read one by one."""
@@ -165,6 +191,8 @@ class TrainExtractor(Method[ExtractorConfig]):
             ParamGroup("first matrix", matrices[:1]),
             ParamGroup("vectors", [p for p in self.extractor.parameters() if p.ndim <= 1], decay=False),
             ParamGroup("textures", [self.marks.textures], lr_scale=self.config.texture_rate, decay=False),
+            ParamGroup("kernels", [self.stamps.kernels], lr_scale=self.config.texture_rate, decay=False),
+            ParamGroup("places", self.stamps.maps.parameters(), decay=False),
         ]
 
     def artifact(self) -> None:
@@ -172,18 +200,20 @@ class TrainExtractor(Method[ExtractorConfig]):
 
     @torch.no_grad()
     def evaluate(self, rng: torch.Generator) -> dict[str, float]:
-        """Measure the share of bits read from held-out scenes, marked at the final PSNR, after single distortions."""
+        """Measure the bits read from held-out scenes with each kind of mark at the final PSNR, after distortions."""
         count = min(EVALUATED, self.scenes.count)
         images = self.scenes.images(torch.arange(self.scenes.count - count, self.scenes.count))
         bits = torch.randint(0, 2, (count, self.config.bits), generator=rng).float()
         device = self.marks.textures.device
         training = self.training
         self.eval()
-        marked = self.marks(images.to(device), bits.to(device), self.config.psnr[1], rng)
-        found = {
-            name: float(((self.extractor.raw(view) > 0).cpu() == (bits > 0.5)).float().mean())
-            for name, view in views(marked).items()
-        }
+        found = {}
+        for kind, stamped in (("textures", False), ("stamps", True)):
+            which = torch.full((count,), stamped)
+            marked = self.marked(images.to(device), bits.to(device), self.config.psnr[1], which, rng)
+            for name, view in views(marked).items():
+                right = (self.extractor.raw(view) > 0).cpu() == (bits > 0.5)
+                found[f"{kind}_{name}"] = float(right.float().mean())
         self.train(training)
         return found
 

@@ -1,90 +1,71 @@
-"""Makes the shipped generator `heads`, from nothing but a seed."""
+"""From a training of `heads` to the shipped folder: weights, mean latent, and directions of what is known of a head."""
 
 from __future__ import annotations
 
-import logging
-import time
-from dataclasses import dataclass
+import math
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
-from lrdiff.rng import derive, stream
-from lrdiff.triplane.config import TriplaneConfig
+from lrdiff.triplane.hull import directions
 from lrdiff.triplane.inversion import mean_latent
-from lrdiff.triplane.store import save
-from trainers.config import OptimConfig, PrecisionConfig
-from trainers.embedded.heads import HEADS, HeadsConfig, TrainHeads
-from trainers.engine import Engine
-from trainers.loop import State, fit
+from lrdiff.triplane.store import save, save_directions
+from lrdiff.world.heads import heads
+from trainers.embedded.export import load_trained, replacing_folder
+from trainers.embedded.heads import HeadsConfig, TrainHeads
+from trainers.rundir import open_run
 
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class HeadsBudget:
-    """How much goes into the generator.
-
-    Attributes:
-        name: For the record.
-        method: What is rendered and compared.
-        optim: Steps and learning rate.
-        precision: Device and number format.
-        generator: Sizes.
-    """
-
-    name: str
-    method: HeadsConfig
-    optim: OptimConfig
-    precision: PrecisionConfig
-    generator: TriplaneConfig = HEADS
+MEAN_OF = 10_000
+"""Latents whose mean is the middle of w."""
 
 
-def _optim(steps: int) -> OptimConfig:
-    return OptimConfig(steps=steps, lr=4e-3, warmup=min(200, steps // 4), beta1=0.0, beta2=0.99, clip=10.0)
-
-
-GPU = HeadsBudget(
-    "gpu", HeadsConfig(pool=60_000), _optim(25_000), PrecisionConfig(device="cuda", dtype="fp32")
-)  # fmt: skip
-"""800,000 views of 60,000 heads."""
-CPU = HeadsBudget("cpu", HeadsConfig(pool=3_000, batch=4), _optim(12_000), PrecisionConfig(device="cpu"))
-"""48,000 views of 3,000 heads: a night on two cores."""
-
-
-def make(folder: Path, budget: HeadsBudget, seed: int = 0) -> dict[str, float]:
-    """Train the generator and write its folder.
+def export_heads(run_path: Path, out: Path) -> int:
+    """Write generator.safetensors, config.json and directions.safetensors.
 
     Args:
-        folder: New folder.
-        budget: How much to spend.
-        seed: Of weights and batches.
+        run_path: Run directory of `TrainHeads`; its newest checkpoint is taken.
+        out: Folder to write; one that is there is replaced.
 
     Returns:
-        What was measured on unseen heads.
+        The step of the checkpoint.
+
+    Raises:
+        RunError: The run has no checkpoint, or one of another configuration.
     """
-    began = time.monotonic()
-    torch.manual_seed(derive(seed, "init"))
-    engine = Engine(budget.precision)
-    method = TrainHeads(budget.method, budget.generator).to(engine.device)
+    run = open_run(run_path)
+    method = TrainHeads(HeadsConfig.model_validate(run.read()["config"]["method"]))
+    with torch.no_grad():
+        step = load_trained(method, run)
+        generator = method.generator.eval()
+        mean, _ = mean_latent(generator, MEAN_OF, 0)
+        generator.backbone.mapping.get_buffer("w_avg").copy_(mean)
+    with replacing_folder(out) as folder:
+        save(generator, folder, {"made": "regression on procedural heads with known latents", "steps": step})
+        save_directions(folder, directions(generator, traits))
+    return step
 
-    def report(state: State) -> None:
-        if state.step % 200 == 0 and state.metrics:
-            log.info("step %d: loss %.4f, %.2f dB", state.step, state.metrics["loss"], state.metrics["psnr"])
 
-    fit(method, budget.optim, engine=engine, seed=seed, hooks=[report])
-    mean, _ = mean_latent(method.generator, 10_000, seed)
-    method.generator.backbone.mapping.get_buffer("w_avg").copy_(mean)
-    found = method.evaluate(stream(seed, "evaluate"))
-    origin: dict[str, Any] = {
-        "made": "regression on procedural heads with known latents",
-        "budget": budget.name,
-        "device": engine.describe(),
-        "seed": seed,
-        "steps": budget.optim.steps,
-        "seconds": round(time.monotonic() - began),
-        "measured": found,
-    }
-    save(method.generator, folder, origin)
-    return found
+def traits(z: Tensor) -> dict[str, Tensor]:
+    """Return what can be edited of the heads of latents z [B, 24], each [B]."""
+    person = heads(z)
+    plain = (
+        "smile",
+        "open",
+        "brow",
+        "lid",
+        "jaw_width",
+        "jaw_length",
+        "nose_length",
+        "nose_width",
+        "hairline",
+        "eye_r",
+    )
+    found = {name: getattr(person, name)[:, 0] for name in plain}
+    light = person.light[:, 0]
+    shades = {"skin": person.skin, "hair": person.hair}
+    return (
+        found
+        | {f"{name}_brightness": colour[:, 0].mean(-1) for name, colour in shades.items()}
+        | {"light_from_right": torch.atan2(light[:, 0], light[:, 2]) / math.pi}
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,11 +42,13 @@ class Training:
         method: Settings of the method, besides its folders.
         optim: Steps, learning rate and so on.
         every: Steps between checkpoints.
+        precision: Device and number format, where they are not those of the budget.
     """
 
     method: Mapping[str, Any]
     optim: OptimConfig
     every: int = 100
+    precision: PrecisionConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ class Budget:
         unet: The denoiser and text encoder of `toys`.
         probes: By name.
         extractor: The reader of watermarks.
+        dit: The transformer and text encoder of `toys-dit`.
+        dit_scenes: How many scenes it learns from at each side in latents; 0 takes all.
+        heads: The generator of 3D heads, in stages of which each goes on from the last.
         unmarked: Pictures of each kind that it is whitened with, and as many others that it is calibrated on.
         precision: Device and number format.
         shard: Pictures per file.
@@ -73,6 +78,9 @@ class Budget:
     unet: Training
     probes: Mapping[str, Training]
     extractor: Training
+    dit: Training
+    dit_scenes: Mapping[int, int]
+    heads: Sequence[Training]
     precision: PrecisionConfig
     unmarked: int = 1024
     shard: int = 512
@@ -86,6 +94,38 @@ def _probes(steps: int, scenes: int, subjects: int) -> dict[str, Training]:
     return {name: Training({"widths": w, **sizes}, optim, every=200) for name, w in widths.items()}
 
 
+def _dit(
+    small: tuple[int, int],
+    middle: tuple[int, int],
+    large: tuple[int, int],
+    *,
+    lr: float,
+    every: int = 100,
+    precision: PrecisionConfig | None = None,
+) -> Training:
+    """Three stages, each given as steps and samples per step, at 8, 16 and 32 latents on a side."""
+    stages = tuple(
+        {"side": side, "steps": steps, "batch_size": size}
+        for side, (steps, size) in zip((8, 16, 32), (small, middle, large), strict=True)
+    )
+    steps = sum(stage["steps"] for stage in stages)
+    # Linear, so that the last and largest stage still learns.
+    optim = OptimConfig(steps=steps, lr=lr, warmup=50, weight_decay=1e-2, schedule="linear")
+    return Training({"stages": stages}, optim, every, precision)
+
+
+def _heads(steps: tuple[int, int], sizes: Mapping[str, Any], every: int = 100) -> tuple[Training, Training]:
+    """Shape and light first; then half of the rays aim at the face.
+
+    Biases take AdamW's steps at this rate, weights orthogonal ones at twelve times it.
+    """
+    first, second = (
+        OptimConfig(steps=count, lr=lr, warmup=15, beta2=0.99, clip=10.0, weight_decay=0.0)
+        for count, lr in zip(steps, (5e-3, 3e-3), strict=True)
+    )
+    return Training(sizes, first, every), Training({**sizes, "face": 0.5}, second, every)
+
+
 CPU = Budget(
     name="cpu",
     scenes=14848,
@@ -97,6 +137,9 @@ CPU = Budget(
         {"psnr": (14.0, 32.0), "ramp": 10000, "settle": 40000},
         OptimConfig(steps=50000, lr=2e-3, warmup=50, weight_decay=1e-3, schedule="linear"),
     ),
+    dit=_dit((2300, 64), (800, 32), (400, 8), lr=2e-3, precision=PrecisionConfig(device="cpu", dtype="bf16")),
+    dit_scenes={8: 0, 16: 8192, 32: 1024},
+    heads=_heads((570, 400), {}),
     precision=PrecisionConfig(device="cpu"),
 )
 """About nine hours on two cores; the shipped models were made with about these figures, see the manifest for what
@@ -115,8 +158,13 @@ GPU = Budget(
     probes=_probes(6000, 128, 64),
     extractor=Training(
         {"batch_size": 64, "sides": (64, 96, 128), "ramp": 8000, "settle": 16000},
-        OptimConfig(steps=20000, lr=2e-3, warmup=100, weight_decay=1e-3, schedule="linear"),
+        OptimConfig(steps=20000, lr=3e-3, warmup=100, weight_decay=1e-3, schedule="linear"),
         every=1000,
+    ),
+    dit=_dit((20000, 256), (10000, 128), (10000, 64), lr=1e-3, every=1000),
+    dit_scenes={8: 0, 16: 0, 32: 0},
+    heads=_heads(
+        (5000, 15000), {"w": 128, "channels": (256, 256, 192, 128, 64), "features": 24, "batch": 32}, every=1000
     ),
     precision=PrecisionConfig(device="cuda", dtype="bf16"),
 )
@@ -124,15 +172,26 @@ GPU = Budget(
 seconds per image on a CPU. This preset has not been run."""
 
 BUDGETS = {budget.name: budget for budget in (CPU, GPU)}
-SEEDS = {"scenes": DATA_SEED, "toys": 1, "probe-a": 11, "probe-b": 23, "extractor": 5, "subjects": 0}
+SEEDS = {
+    "scenes": DATA_SEED,
+    "toys": 1,
+    "toys-dit": 1,
+    "probe-a": 11,
+    "probe-b": 23,
+    "extractor": 5,
+    "subjects": 0,
+    "heads": 3,
+}
 """Seeds that made the shipped files."""
 
 RECIPES: dict[str, str] = {
     "scenes": "the rendered pictures that the models learn from (kept in .cache, not shipped)",
     "toys": "text to image of the toy world at 128 px, in Stable Diffusion's own classes",
+    "toys-dit": "the same world at 256 px by a diffusion transformer of 1,024 tokens, in PixArt's classes",
     "probe-a": "reads attributes and identity; may take part in a choice or a loss",
     "probe-b": "a second reader, which only measures",
     "extractor": "reads watermarks of 48 bits",
+    "heads": "draws 3D heads from any side; what a personal head is trained on",
     "subjects": "pictures of individuals that captions have no words for",
 }
 
@@ -191,6 +250,8 @@ def make(
     toys = assets / "models" / "toys"
     actions: dict[str, Callable[[Path], float]] = {
         "toys": work.toys,
+        "toys-dit": lambda folder: work.toys_dit(folder, toys),
+        "heads": work.heads,
         "subjects": work.write_subjects,
         "extractor": lambda folder: work.extractor(folder, bits, photos, toys),
     }
@@ -283,6 +344,27 @@ class _Workshop:
         export_toys(folder, self._run("unet"), out)
         return seconds
 
+    def toys_dit(self, out: Path, toys: Path) -> float:
+        """Write the model, on the autoencoder of `toys`; return the seconds of training."""
+        import torch
+        from diffusers import AutoencoderKL
+
+        from trainers.embedded.export import export_toys_dit
+        from trainers.embedded.latents import write_latents
+        from trainers.embedded.toys_dit import ToysDit, ToysDitConfig
+
+        plan, scenes, latents = self.budget.dit, self.scenes(), self.cache / f"latents-dit-{self.seed}"
+        for side, count in self.budget.dit_scenes.items():
+            if not (latents / str(side) / "latents.npy").exists():
+                # Half precision changes latents by less than 1 % of their spread and takes a quarter of the time.
+                vae: Any = AutoencoderKL.from_pretrained(toys / "vae", torch_dtype=torch.bfloat16)
+                vae = vae.to(self._device(), memory_format=torch.channels_last)
+                write_latents(vae, scenes, latents / str(side), pixels=8 * side, count=count or None)
+        config = ToysDitConfig(latents=latents, **plan.method)
+        seconds = self._train("dit", ToysDit, config, plan)
+        export_toys_dit(toys / "vae", self._run("dit"), out)
+        return seconds
+
     def probe(self, name: str, out: Path) -> float:
         """Write a probe; return the seconds of training."""
         from trainers.embedded.export import export_probe
@@ -308,6 +390,20 @@ class _Workshop:
         export_extractor(self._run(name), kinds(scenes, HELD_OUT, outputs, photos, 2 * count), count, out)
         return seconds
 
+    def heads(self, out: Path) -> float:
+        """Write the generator of heads; return the seconds of training."""
+        from trainers.embedded.heads import HeadsConfig, TrainHeads
+        from trainers.embedded.heads_make import export_heads
+
+        seconds, start = 0.0, None
+        for number, plan in enumerate(self.budget.heads, 1):
+            name = f"heads-{number}"
+            seconds += self._train(name, TrainHeads, HeadsConfig(**plan.method, start=start), plan)
+            start = self._run(name)
+        assert start is not None
+        export_heads(start, out)
+        return seconds
+
     def write_subjects(self, out: Path) -> float:
         """Draw the shipped subjects; return the seconds it took."""
         from trainers.embedded.export import replacing_folder
@@ -320,7 +416,8 @@ class _Workshop:
 
     def _train(self, name: str, method: Callable[[Any], Method[Any]], config: Any, plan: Training) -> float:
         """Train, or go on, or do nothing when it is done. Return the seconds of all its steps."""
-        return train(self._run(name), name, method, config, plan, self.budget.precision, self.seed)
+        precision = plan.precision or self.budget.precision
+        return train(self._run(name), name, method, config, plan, precision, self.seed)
 
     def _run(self, name: str) -> Path:
         return self.cache / f"{name}-{self.seed}"

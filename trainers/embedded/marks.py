@@ -45,7 +45,7 @@ class Marks(nn.Module):
             wide = F.pad(found, (self.tile // 2,) * 4, mode="circular")
             wide = distortions.blur(wide, torch.full((len(wide),), self.smooth, device=wide.device))
             found = wide[:, :, self.tile // 2 :, self.tile // 2 :][:, :, : self.tile, : self.tile]
-        return _unit(found - found.mean((2, 3), keepdim=True))
+        return unit(found - found.mean((2, 3), keepdim=True))
 
     def forward(self, images: Tensor, bits: Tensor, psnr: float, rng: torch.Generator) -> Tensor:
         """Write bits into images.
@@ -61,8 +61,7 @@ class Marks(nn.Module):
         wide = summed.repeat(1, 1, math.ceil(height / self.tile) + 1, math.ceil(width / self.tile) + 1)
         starts = torch.randint(0, self.tile, (len(images), 2), generator=rng).tolist()
         cut = [mark[:, y : y + height, x : x + width] for mark, (y, x) in zip(wide, starts, strict=True)]
-        change = _unit(torch.stack(cut) * contrast(images).sqrt())
-        return (images + 2.0 * 10.0 ** (-psnr / 20.0) * change).clamp(-1.0, 1.0)
+        return shifted(images, unit(torch.stack(cut) * contrast(images).sqrt()), psnr)
 
 
 def contrast(images: Tensor) -> Tensor:
@@ -73,6 +72,11 @@ def contrast(images: Tensor) -> Tensor:
     return (variance.clamp_min(0.0) + FLOOR**2).sqrt()
 
 
-def _unit(images: Tensor) -> Tensor:
+def shifted(images: Tensor, change: Tensor, psnr: float) -> Tensor:
+    """Add a change of mean square 1 to images in [-1, 1], at a PSNR in dB before they are clipped to [-1, 1]."""
+    return (images + 2.0 * 10.0 ** (-psnr / 20.0) * change).clamp(-1.0, 1.0)
+
+
+def unit(images: Tensor) -> Tensor:
     """Scale every image to a mean square of 1."""
     return images / images.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-12)

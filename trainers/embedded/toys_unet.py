@@ -142,20 +142,10 @@ class ToysUnet(Method[ToysUnetConfig]):
     def batch(self, index: int, rng: torch.Generator) -> Batch:
         """Draw latents and captions."""
         chosen = torch.randint(0, len(self.scenes), (self.config.batch_size,), generator=rng).tolist()
-        texts = [self._text(i, rng) for i in chosen]
+        rates = (self.config.unconditional, self.config.unknown_words)
+        texts = [training_caption(self.scenes[i], rng, *rates) for i in chosen]
         ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         return {"latents": torch.from_numpy(self.latents[chosen].astype(np.float32)), "ids": ids}
-
-    def _text(self, index: int, rng: torch.Generator) -> str:
-        if float(torch.rand((), generator=rng)) < self.config.unconditional:
-            return ""
-        text = caption(self.scenes[index], rng)
-        if float(torch.rand((), generator=rng)) < self.config.unknown_words:
-            words = text.split()
-            at = int(torch.randint(0, len(words) + 1, (), generator=rng))
-            words.insert(at, unknown_word(rng))
-            text = " ".join(words)
-        return text
 
     def forward(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Metrics]:
         """Return the min-SNR weighted loss."""
@@ -215,6 +205,26 @@ def draw_times(count: int, steps: int, high_noise: float, rng: torch.Generator) 
     strata = torch.where(noisier, 0.5 + 0.5 * strata, strata)
     # The last stratum can round up to 1.
     return (strata * steps).long().clamp(max=steps - 1)
+
+
+def training_caption(scene: Scene, rng: torch.Generator, unconditional: float, unknown_words: float) -> str:
+    """Return a caption to train with.
+
+    Args:
+        scene: What is seen.
+        rng: Decides which of its captions.
+        unconditional: Share of captions that are empty, for guidance.
+        unknown_words: Share of the others that get an unknown word somewhere.
+    """
+    if float(torch.rand((), generator=rng)) < unconditional:
+        return ""
+    text = caption(scene, rng)
+    if float(torch.rand((), generator=rng)) < unknown_words:
+        words = text.split()
+        at = int(torch.randint(0, len(words) + 1, (), generator=rng))
+        words.insert(at, unknown_word(rng))
+        text = " ".join(words)
+    return text
 
 
 def unknown_word(rng: torch.Generator) -> str:

@@ -67,7 +67,9 @@ def kinds(scenes: Shards, held_out: int, outputs: Shards, photos: Path | None, t
         photos: Folder of photos, or None.
         textures: How many dead-leaves pictures to draw.
     """
-    drawn = dead_leaves(textures, SIDES[-1], stream(1, "unmarked textures"))
+    # In small batches: the painter goes over all its pictures once for every leaf, best within the processor's cache.
+    starts = range(0, textures, BATCH)
+    drawn = torch.cat([dead_leaves(min(BATCH, textures - at), SIDES[-1], stream(1, "textures", at)) for at in starts])
     first = max(0, scenes.count - held_out)
     found = {
         "world": Kind(scenes.images, _halves(torch.arange(first, scenes.count)), SCALES["world"]),

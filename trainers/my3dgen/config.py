@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from annotated_types import Ge, Le
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from trainers.config import DataConfig, OptimConfig, RunConfig, Settings
+from trainers.config import OptimConfig, RunConfig, Settings
 
 
 class My3DGenSettings(Settings):
@@ -29,6 +29,10 @@ class My3DGenSettings(Settings):
     anchor_lr: PositiveFloat = 0.05
     """Peak rate of the anchors' latents."""
 
+    anchor_side: PositiveInt | None = None
+    """Side in pixels at which anchors are searched, without super-resolution, which is quicker. None compares finished
+    pictures."""
+
     r: PositiveInt = 1
     """Rank parameter; a 3 x 3 convolution's change has rank 3 r in the published form."""
 
@@ -43,6 +47,9 @@ class My3DGenSettings(Settings):
 
     extras: bool = True
     """Also train biases, noise strengths and the constant, as published."""
+
+    full: bool = False
+    """Train every weight but the mapping's, as a baseline. The result is as large as the generator."""
 
     symmetry: NonNegativeFloat = 0.0
     """Weight of the agreement of views from both sides. It helps with sides that no photo shows, and it harms
@@ -61,6 +68,12 @@ class My3DGenSettings(Settings):
         changed = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
         if changed and not self.symmetry:
             raise ValueError(f"symmetry=0 leaves {', '.join(changed)} without effect; leave out one or the other")
+        low_rank = ("r", "alpha", "form", "styles", "extras")
+        idle = [name for name in low_rank if getattr(self, name) != type(self).model_fields[name].default]
+        if idle and self.full:
+            raise ValueError(f"full leaves {', '.join(idle)} without effect; leave out one or the other")
+        if self.cameras is None and not self.refine:
+            raise ValueError("refine=False has no effect without cameras, which are then searched; give a camera file")
         return self
 
 
@@ -80,22 +93,20 @@ class My3DGenOptim(OptimConfig):
 class My3DGenRun(RunConfig[My3DGenSettings]):
     """Everything that decides a run."""
 
+    # A generator of heads reads no captions, draws in one step, and a mirrored head is another one.
+    unread: ClassVar[tuple[str, ...]] = ("data.prompt", "data.flip", "watch.preview_prompts", "watch.preview_steps")
+
     model: str = "heads"
     """Generator: a folder with generator.safetensors and config.json, as lrdiff triplane import makes."""
 
     optim: My3DGenOptim = My3DGenOptim()  # pyright: ignore[reportIncompatibleVariableOverride]
     """How long and how fast to train."""
 
-    @model_validator(mode="after")
-    def _no_captions(self) -> Self:
-        """Refuse settings that a generator without captions does not read."""
-        if self.data.prompt != DataConfig().prompt:
-            raise ValueError("data.prompt has no effect here: a generator of heads reads no captions")
-        if self.data.flip:
-            raise ValueError("data.flip has no effect here: a mirrored head is another one; see method.symmetry")
-        if self.watch.preview_prompts:
-            raise ValueError("watch.preview_prompts has no effect here: a generator of heads reads no captions")
-        return self
+    def find_model(self) -> Path:
+        """Return the folder of the generator."""
+        from lrdiff.triplane.store import find
+
+        return find(self.model)
 
     def files(self) -> dict[str, Path]:
         """Return further files that decide the run."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lrdiff.artifact import Artifact, Header
-from lrdiff.assets import MODELS
 from lrdiff.rng import derive
 from lrdiff.triplane.cameras import mirrored
 from lrdiff.triplane.inversion import Anchors, InversionConfig, invert
@@ -43,13 +42,14 @@ class My3DGen(Method[My3DGenRun]):
     identity features; all anchors are searched together, by pixels.
     """
 
-    def __init__(self, config: My3DGenRun, name: str, engine: Engine) -> None:
+    def __init__(self, config: My3DGenRun, name: str, engine: Engine, anchors: Anchors | None = None) -> None:
         """Read generator and photos, search the anchors, add the adapter.
 
         Args:
             config: The whole run configuration.
             name: Registry name of the method, for the artifact's header.
             engine: Says device and number format.
+            anchors: Those of the photos where they were found before, by equal settings.
 
         Raises:
             LrdiffError: Generator, photos or cameras cannot be used.
@@ -57,12 +57,12 @@ class My3DGen(Method[My3DGenRun]):
         super().__init__(config)
         settings = config.method
         self.name, self.engine = name, engine
-        folder = find(config.model)
+        folder = config.find_model()
         self.base = fingerprint(folder)
         self.generator = load(folder).to(engine.device)
         photos, self.names = read_photos(config.data.images, self.generator.config.side)
         cameras = read_cameras(settings.cameras, self.names).to(engine.device) if settings.cameras else None
-        self.anchors = self._search(photos.to(engine.device), cameras, settings.refine)
+        self.anchors = anchors or self._search(photos.to(engine.device), cameras, settings.refine)
         self._warn()
         validation = config.data.validation
         self.held_out = photos[:0]
@@ -71,7 +71,7 @@ class My3DGen(Method[My3DGenRun]):
             found = self._search(self.held_out.to(engine.device), None, True)
             self.held_out_anchors = found
         self.photos = photos
-        lora = LoraConfig(settings.r, settings.alpha, settings.form, settings.styles, settings.extras)
+        lora = LoraConfig(settings.r, settings.alpha, settings.form, settings.styles, settings.extras, settings.full)
         self.personal = Personal(self.generator, lora)
 
     def _search(self, photos: Tensor, cameras: Tensor | None, refine: bool) -> Anchors:
@@ -82,6 +82,7 @@ class My3DGen(Method[My3DGenRun]):
             lr=settings.anchor_lr,
             extended=settings.space == "w+",
             cameras=kind,
+            side=settings.anchor_side,
             seed=derive(self.config.seed, "anchors"),
         )
         return invert(self.generator, photos, cameras, search)
@@ -145,7 +146,7 @@ class My3DGen(Method[My3DGenRun]):
         named = list(self.personal.named_parameters())
         lora = [p for name, p in named if ".delta." in name]
         extras = [p for name, p in named if ".delta." not in name]
-        return [ParamGroup("lora", lora), *([ParamGroup("extras", extras, decay=False)] if extras else [])]
+        return [ParamGroup("lora", lora), ParamGroup("extras", extras, decay=False)]
 
     def artifact(self) -> Artifact:
         """Return adapter and anchors."""
@@ -153,7 +154,7 @@ class My3DGen(Method[My3DGenRun]):
         header = Header(
             method=self.name,
             adapter=ADAPTER,
-            config={key: getattr(self.personal.config, key) for key in ("r", "alpha", "form", "styles", "extras")},
+            config=dataclasses.asdict(self.personal.config),
             base_model=self.config.model,
             base_fingerprint=self.base,
             component=COMPONENT,
@@ -192,9 +193,3 @@ class My3DGen(Method[My3DGenRun]):
             views[name] = orbit(self.generator, torch.tensor([[yaw, 0.0]]).expand(count, -1)).to(ws.device)
         seen = {name: self.generator.view(ws, camera, planes=planes).image for name, camera in views.items()}
         return {name: image.float().cpu().clamp(-1, 1) for name, image in seen.items()}
-
-
-def find(model: str) -> Path:
-    """Return the folder of a generator: a shipped one by name, or a path."""
-    shipped = MODELS / model
-    return shipped if "/" not in model and shipped.is_dir() else Path(model).expanduser()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lrdiff.errors import DataError, ShapeError
 from lrdiff.triplane.cameras import split_camera
 from trainers.data import find_samples, load_pixels
+
+log = logging.getLogger(__name__)
 
 MOST = 500
 
@@ -25,7 +29,17 @@ def read_photos(folder: Path, side: int, setting: str = "data.images") -> tuple[
     samples = find_samples(folder, "a head", setting)
     if len(samples) > MOST:
         raise DataError(f"{setting}: {folder} holds {len(samples)} photos; take at most {MOST}, ten are enough")
-    return load_pixels(samples, side), [sample.path.name for sample in samples]
+    pixels = load_pixels(samples, side)
+    oblong = [sample.path.name for sample in samples if len(set(picture_size(sample.path))) > 1]
+    if oblong:
+        log.warning("%s: not square, so only the middle is seen: %s; is the head in it?", setting, ", ".join(oblong))
+    return pixels, [sample.path.name for sample in samples]
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Return width and height of a picture that was read before, as the file says, without decoding it."""
+    with Image.open(path) as image:
+        return image.size
 
 
 def read_cameras(path: Path, names: list[str]) -> Tensor:

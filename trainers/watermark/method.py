@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -31,6 +32,9 @@ CHUNK = 4
 """Pictures decoded at once where no gradient is needed."""
 EXAGGERATED = 10.0
 """Factor on the difference that previews show."""
+MISSED = "pictures of this decoder may not be detected; train longer, or give method.target more layers"
+
+log = logging.getLogger(__name__)
 
 
 class Watermark(Method[WatermarkRun]):
@@ -72,6 +76,7 @@ class Watermark(Method[WatermarkRun]):
         self.weights = LossWeights(self._rules()) if settings.weighting != "fixed" else None
         self.measured: tuple[Tensor, Tensor] | None = None
         self.met = 0
+        self.missed: list[str] = []
 
     def _rules(self) -> Rules:
         settings = self.config.method
@@ -207,6 +212,8 @@ class Watermark(Method[WatermarkRun]):
 
     def artifact(self) -> Artifact:
         """Return the LoRA. Not for publishing: `lrdiff watermark fuse` merges it into the decoder."""
+        if self.missed:
+            log.warning("goals missed: %s; %s", "; ".join(self.missed), MISSED)
         header = Header(
             method=self.name,
             adapter="lora",
@@ -220,6 +227,7 @@ class Watermark(Method[WatermarkRun]):
                 "extractor": self.extractor.sha256(),
                 "model": self.config.model,
                 "seed": self.config.seed,
+                "missed": list(self.missed),
             },
         )
         tensors = {name: value.detach().float().cpu().clone() for name, value in state(self.vae, ADAPTER).items()}
@@ -238,7 +246,8 @@ class Watermark(Method[WatermarkRun]):
             marked = self._decode(self.photos)
             found["psnr_photos"] = min(float(psnr(marked, self.clean_photos)), 99.0)
             found["accuracy_photos"] = self._accuracy(marked, None)
-        found["goals_met"] = self._goals_met(found)
+        self.missed, count = self._missed(found)
+        found["goals_met"] = (count - len(self.missed)) / count
         self.met = self.met + 1 if found["goals_met"] == 1.0 else 0
         return found
 
@@ -253,16 +262,17 @@ class Watermark(Method[WatermarkRun]):
             total += len(part) * float(bit_accuracy(logits, self.get_buffer("bits")))
         return total / len(images)
 
-    def _goals_met(self, found: Mapping[str, float]) -> float:
-        """Return the share of the goals that are met."""
+    def _missed(self, found: Mapping[str, float]) -> tuple[list[str], int]:
+        """Return the goals that are missed, in words, and how many there are."""
         settings = self.config.method
         goals = {
             "psnr_generated": settings.target_psnr,
             "accuracy_generated": settings.target_accuracy,
             "accuracy_distorted": settings.target_distorted,
         }
-        met = [found[name] >= goal for name, goal in goals.items() if name in found]
-        return sum(met) / len(met)
+        measured = {name: (found[name], goal) for name, goal in goals.items() if name in found}
+        missed = [f"{name} {value:.4g} < {goal:g}" for name, (value, goal) in measured.items() if value < goal]
+        return missed, len(measured)
 
     def done(self) -> str:
         """Return the reason to end: all goals were met in `method.patience` evaluations in a row."""

@@ -85,12 +85,12 @@ def test_settings_of_adapters_reach_their_runs() -> None:
         (["--adapter", "nope"], "no adapter 'nope'; known: tensor-lora, lora, dora"),
         (["--adapter", "watermark"], "no adapter 'watermark'"),
         (["--adapter", "lora:r"], "'r' is not SETTING=VALUE"),
-        (["--adapter", "lora:rank=2"], r"--adapter lora:rank=2: method\.rank: Extra inputs"),
+        (["--adapter", "lora:rank=2"], r"--adapter lora:rank=2: method\.rank: There is no such setting"),
         (["--adapter", "lora:optim.steps=2"], r"optim\.steps must be the same for all"),
         (["--adapter", "lora", "lora"], "names one of them twice"),
         (["--subject", "nobody"], "no subject 'nobody'"),
         (["--places", "999"], "there are .* places"),
-        (["--steps", "0"], "steps: Input should be greater than 0"),
+        (["--steps", "0"], "steps: Must be greater than 0"),
     ],
 )
 def test_bad_requests_are_one_message_before_anything_is_trained(

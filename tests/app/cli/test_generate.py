@@ -65,9 +65,9 @@ def test_grids_over_scale_and_seed(quick: list[str], finished: Path, lrdiff: Lrd
     [
         (["a cube"], "unexpected word 'a cube'; a prompt follows --prompt"),
         (["--promt", "a cube"], "unknown flag --promt; did you mean --prompt?"),
-        (["--steps", "0"], "flags: steps: Input should be greater than 0 (got 0)"),
-        (["--seed", "1.5"], "flags: seed: Input should be a valid integer"),
-        (["--sampler", "magic"], "flags: sampler: Input should be 'ddim'"),
+        (["--steps", "0"], "flags: steps: Must be greater than 0 (got 0)"),
+        (["--seed", "1.5"], "flags: seed: Must be a whole number"),
+        (["--sampler", "magic"], "flags: sampler: Must be 'ddim'"),
         (["--eta", "0.5"], "eta 0.5 has no effect with sampler dpm++2m"),
         (["--prompt"], "flags: prompt: "),
         (["--model", "nothing"], "no such folder and no such shipped model"),

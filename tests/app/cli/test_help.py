@@ -77,8 +77,9 @@ def test_help_shows_every_flag_with_its_docstring_and_default(
         read_flags(["--help"], [model], prog="lrdiff", about="")
     assert stop.value.code == 0
     text = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    text = re.sub(r", --[\w.]*no-[\w-]+", "", text)  # a switch is shown with its opposite
     for name, (description, default) in leaves(model).items():
-        assert f"{name} " in text or f"{name}, " in text
+        assert f"{name} " in text
         assert " ".join(description.split()) in text
         if default not in (None, False, (), "", Path()):
             assert "(default: " in text.split(f"{name} ", 1)[1].split(" --")[0]

@@ -12,7 +12,7 @@ import pytest
 from app.commands.settings import build, lay_over, read_file, to_toml
 from lrdiff.errors import ConfigError
 from lrdiff.generate_config import GenerateConfig
-from trainers.config import DataConfig, OptimConfig, PrecisionConfig, WatchConfig
+from trainers.config import DataConfig, OptimConfig, PrecisionConfig
 from trainers.registry import METHODS, config_class, run_config_class
 
 
@@ -21,13 +21,16 @@ def test_toml_config_json_config_is_the_identity(method: str, tmp_path: Path) ->
     model = run_config_class(method)
     prompts = {"prompt": 'a "photo"\n\t\\ of sks \x7f'}
     mark = method == "watermark"
+    has_targets = "targets" in config_class(method).model_fields
+    data: dict[str, Any] = {"images": tmp_path / "ä b", "flip": True} | ({} if mark else prompts)
+    shown = {} if "watch.preview_prompts" in model.unread else {"preview_prompts": ("one, two", "three")}
     config = model(
         model="./a model" if not mark else './a "model"\n\t\\ \x7f',
-        data=DataConfig(images=tmp_path / "ä b", validation=None, flip=True, **({} if mark else prompts)),
-        method=config_class(method)(**({"r": 2} if mark else {"targets": "attention+ff"})),
+        data=DataConfig(**{name: value for name, value in data.items() if f"data.{name}" not in model.unread}),
+        method=config_class(method)(**({"targets": "attention+ff"} if has_targets else {"r": 2})),
         optim=model.model_fields["optim"].annotation(lr=3e-5, steps=7, beta2=0.9999),
         precision=PrecisionConfig(device="cpu"),
-        watch=WatchConfig(preview_prompts=("one, two", "three")),
+        watch=model.model_fields["watch"].annotation(**shown),
         seed=11,
     )
     (tmp_path / "a.toml").write_text(to_toml(config), encoding="utf-8")
@@ -69,15 +72,15 @@ def test_a_list_is_one_value() -> None:
 @pytest.mark.parametrize(
     ("file", "line"),
     [
-        ({"optim": {"lrr": 0.1}}, "a.toml: optim.lrr: Extra inputs are not permitted (got 0.1)"),
-        ({"optim": {"lr": -1}}, "a.toml: optim.lr: Input should be greater than 0 (got -1)"),
-        ({"optim": {"steps": "many"}}, "a.toml: optim.steps: Input should be a valid integer"),
-        ({"optim": {"lr": float("nan")}}, "a.toml: optim.lr: Input should be a finite number (got nan)"),
-        ({"optim": 3}, "a.toml: optim: Input should be a valid dictionary"),
-        ({"method": {"r": 0}}, "a.toml: method.r: Input should be greater than 0 (got 0)"),
+        ({"optim": {"lrr": 0.1}}, "a.toml: optim.lrr: There is no such setting (got 0.1)"),
+        ({"optim": {"lr": -1}}, "a.toml: optim.lr: Must be greater than 0 (got -1)"),
+        ({"optim": {"steps": "many"}}, "a.toml: optim.steps: Must be a whole number"),
+        ({"optim": {"lr": float("nan")}}, "a.toml: optim.lr: Must be a finite number (got nan)"),
+        ({"optim": 3}, "a.toml: optim: Must be a table of settings"),
+        ({"method": {"r": 0}}, "a.toml: method.r: Must be greater than 0 (got 0)"),
         ({"data": {"prompt": ""}}, "a.toml: data.prompt: "),
-        ({"precision": {"device": "tpu"}}, "a.toml: precision.device: Input should be 'auto', 'cpu' or 'cuda'"),
-        ({"steps": 3}, "a.toml: steps: Extra inputs are not permitted (got 3)"),
+        ({"precision": {"device": "tpu"}}, "a.toml: precision.device: Must be 'auto', 'cpu' or 'cuda'"),
+        ({"steps": 3}, "a.toml: steps: There is no such setting (got 3)"),
     ],
     ids=str,
 )

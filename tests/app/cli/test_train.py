@@ -47,7 +47,7 @@ def test_the_default_folder_is_named_after_method_and_images(photos: Path, short
     relative = os.path.relpath(photos)
     for _ in range(2):
         assert lrdiff("train", "lora", "--data.images", relative, *short)[0] == 0
-    assert sorted(path.name for path in Path("runs").iterdir()) == ["lora-my-mug-001", "lora-my-mug-002"]
+    assert sorted(path.name for path in Path("runs").glob("[!.]*")) == ["lora-my-mug-001", "lora-my-mug-002"]
     # Resuming from elsewhere needs the folder in full.
     assert open_run(Path("runs/lora-my-mug-001")).read()["config"]["data"]["images"] == str(photos)
 
@@ -107,9 +107,9 @@ class CtrlC(logging.Handler):
         (["lora", "photos"], "unexpected word 'photos'"),
         (["lora", "--data.images", "nowhere"], "nowhere does not exist"),
         (["lora", "--data.images", "."], "nothing that is a picture"),
-        (["lora", "--optim.lr", "-1"], "flags: optim.lr: Input should be greater than 0 (got -1"),
-        (["lora", "--optim.steps", "x"], "flags: optim.steps: Input should be a valid integer"),
-        (["lora", "--optim.schedule", "cubic"], "flags: optim.schedule: Input should be 'constant', 'linear'"),
+        (["lora", "--optim.lr", "-1"], "flags: optim.lr: Must be greater than 0 (got -1"),
+        (["lora", "--optim.steps", "x"], "flags: optim.steps: Must be a whole number"),
+        (["lora", "--optim.schedule", "cubic"], "flags: optim.schedule: Must be 'constant', 'linear'"),
         (["lora", "--method.transform-rank", "3"], "unknown flag --method.transform-rank"),
         (["lora", "--config", "nowhere.toml"], "nowhere.toml cannot be read"),
         (["--resume", "nowhere"], "nowhere: no run.json, so this is not a run directory"),

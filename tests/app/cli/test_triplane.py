@@ -12,11 +12,12 @@ import torch
 
 from app import cli
 from lrdiff.artifact import Artifact, Header
+from lrdiff.images import read_image, save_png, to_tensor
 from lrdiff.triplane import TriplaneGenerator, eg3d_config
 from lrdiff.triplane.cameras import frontal
 from lrdiff.triplane.lora import LoraConfig, Personal
 from lrdiff.triplane.personal import ADAPTER, ANCHORS, CAMERAS, COMPONENT
-from lrdiff.triplane.store import fingerprint, load, save
+from lrdiff.triplane.store import fingerprint, load, save, save_directions
 from tests.lrdiff.triplane.pickling import write
 from tests.lrdiff.triplane.tiny import MINI, tiny
 
@@ -95,8 +96,87 @@ def test_render_turns_a_random_head_and_a_person(tmp_path: Path, capsys: pytest.
     ):
         assert cli.main([*words, *more]) == 2
         assert message in capsys.readouterr().err
-    assert cli.main([*words[:-1], str(tmp_path / "a.mp4")]) == 2
-    assert ".gif or .webp" in capsys.readouterr().err
+    assert cli.main([*words[:-1], str(tmp_path / "a.avi")]) == 2
+    assert ".gif, .webp or .mp4" in capsys.readouterr().err
+
+
+@pytest.fixture
+def person(tmp_path: Path) -> tuple[str, str]:
+    """Return a generator with directions, and the adapter of somebody with three photos."""
+    torch.manual_seed(0)
+    generator = tiny(config=MINI)
+    folder = tmp_path / "model"
+    save(generator, folder, {"made": "by a test"})
+    save_directions(folder, {"smile": generator.mapping(torch.randn(1, 24))[0, 0].detach()})
+    personal = Personal(generator, LoraConfig())
+    anchors = {ANCHORS: generator.mapping(torch.randn(3, 24))[:, :1].detach(), CAMERAS: frontal(MINI, 3)}
+    config = {"r": 1, "alpha": 1.0, "form": "published", "styles": True, "extras": True}
+    header = Header("my3dgen", ADAPTER, config, "model", fingerprint(folder), component=COMPONENT)
+    Artifact(personal.state() | anchors, header).save(tmp_path / "person.safetensors")
+    return str(folder), str(tmp_path / "person.safetensors")
+
+
+def test_render_shows_depth_normals_mixtures_edits_and_changes(
+    person: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, adapter = person
+    out = tmp_path / "turn.gif"
+    words = ["triplane", "render", folder, "--frames", "2", "--out", str(out)]
+    random = [[], ["--seed", "1"], ["--show", "depth"], ["--show", "normals"], ["--edit", "smile=2"]]
+    own = [[], ["--photo", "1"], ["--to", "1"], ["--mix", "0"], ["--mix", "1"], ["--edit", "smile=0.2"]]
+    seen = set()
+    for more in [*random, *(["--adapter", adapter, *choice] for choice in own)]:
+        assert cli.main([*words, *more]) == 0, more
+        seen.add(out.read_bytes())
+    assert len(seen) == len(random) + len(own), "every option shows something else"
+    capsys.readouterr()
+    assert cli.main([*words, "--adapter", adapter, "--edit", "smile=100"]) == 0
+    assert "ends at the edge of what the photos span" in capsys.readouterr().err
+    for more, message in (
+        (["--mix", "0"], "mix: has no effect without adapter"),
+        (["--to", "1"], "to: has no effect without adapter"),
+        (["--edit", "smile"], "'smile' is not NAME=AMOUNT"),
+        (["--edit", "frown=1"], "has no direction 'frown'; known: smile"),
+        (["--adapter", adapter, "--to", "3"], "to: 3 is not among the 3 photos"),
+        (["--adapter", folder], "holds no adapter.safetensors"),
+    ):
+        assert cli.main([*words, *more]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_restore_fills_in_and_enlarges(
+    person: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, adapter = person
+    picture, small, mask, out = (tmp_path / f"{name}.png" for name in ("photo", "small", "mask", "out"))
+    photo = torch.rand(3, 32, 32) * 2 - 1
+    good = torch.ones(3, 32, 32)
+    good[:, 8:16] = -1
+    for image, path in (
+        (photo, picture),
+        (photo[:, ::4, ::4], small),
+        (good, mask),
+        (0 * good + 1, tmp_path / "all.png"),
+    ):
+        save_png(image, path)
+    words = ["triplane", "restore", folder, "--adapter", adapter, "--steps", "2", "--out", str(out)]
+    assert cli.main([*words, "--picture", str(picture), "--mask", str(mask)]) == 0
+    filled, before = (to_tensor(read_image(path)) for path in (out, picture))
+    changed = (filled - before).abs().amax(0) > 0
+    assert bool(changed[8:16].any())
+    assert not bool(changed[:8].any())
+    assert not bool(changed[16:].any())
+    assert cli.main([*words, "--picture", str(small)]) == 0
+    assert to_tensor(read_image(out)).shape == (3, 32, 32)
+    capsys.readouterr()
+    for more, message in (
+        (["--picture", str(picture)], "is no smaller than the generator's 32"),
+        (["--picture", str(picture), "--mask", str(tmp_path / "all.png")], "mask: is all white or all black"),
+        ([], "needs --adapter and --picture"),
+        (["--picture", str(tmp_path / "absent.png")], "absent.png"),
+    ):
+        assert cli.main([*words, *more]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_mesh_writes_a_glb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

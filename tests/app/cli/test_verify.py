@@ -156,7 +156,7 @@ def test_an_unreadable_file_is_told_and_the_others_are_judged(lrdiff: Lrdiff, fi
         (["--bits", "2" * 24], "characters 0 or 1"),
         (["--bits", "0" * 24, "--key", "x"], "give one of them"),
         (["--bits", "0" * 24, "--alpha", "0"], "alpha is 0"),
-        (["--bits", "0" * 24, "--alpha", "nan"], "alpha: Input should be a finite number"),
+        (["--bits", "0" * 24, "--alpha", "nan"], "alpha: Must be a finite number"),
         (["--bits", "0" * 24, "--null-out", "x"], "give --null FOLDER too"),
         (["--bits", "0" * 24, "--null", "nowhere"], "no pictures here"),
         (["--registry", "mysql://host/name"], "cannot be kept in mysql"),

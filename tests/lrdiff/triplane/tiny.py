@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from pathlib import Path
+
 import torch
 
+from lrdiff.triplane.cameras import look_at
 from lrdiff.triplane.config import RenderConfig, SuperresConfig, TriplaneConfig
 from lrdiff.triplane.generator import TriplaneGenerator
+from lrdiff.triplane.store import save
 
 MINI = TriplaneConfig(
     z=24, w=128, c=0, mapping_gain=1.0, channels=(64, 64, 64, 32), features=8, hidden=32, colours=3, noise=False,
@@ -28,3 +34,17 @@ def tiny(seed: int = 0, config: TriplaneConfig = TINY) -> TriplaneGenerator:
         if name.endswith("noise_strength"):
             torch.nn.init.constant_(parameter, 0.1)
     return generator
+
+
+def build_tiny_heads(folder: Path, seed: int = 0) -> Path:
+    """Write a random generator at 16 px, without cameras and super-resolution, as a folder."""
+    render = dataclasses.replace(TINY.render, side=16)
+    save(tiny(seed, dataclasses.replace(TINY, c=0, superres=None, render=render)), folder, {"made": "by a test"})
+    return folder
+
+
+def write_cameras(path: Path, images: Path, yaw: float = 0.2) -> Path:
+    """Write a camera file for the pictures of a folder, all from one side."""
+    camera = look_at(torch.tensor([yaw]), torch.zeros(1), TINY.radius, TINY.focal)[0].tolist()
+    path.write_text(json.dumps({picture.name: camera for picture in sorted(images.glob("*.png"))}))
+    return path

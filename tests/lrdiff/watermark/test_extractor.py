@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from lrdiff.errors import ModelError, ShapeError
-from lrdiff.watermark.extractor import KEY, MEAN, STD, Calibration, Extractor, load
+from lrdiff.watermark.calibration import Calibration
+from lrdiff.watermark.extractor import KEY, MEAN, STD, Extractor, load
 
 
 def noise(count: int, *sides: int, seed: int = 0) -> torch.Tensor:
@@ -119,15 +120,23 @@ def test_a_calibrated_extractor_is_fair(extractor: Extractor) -> None:
     assert record is not None
     assert record.images == {"random": 3000}
     assert record.unfair() is None
-    assert record.bias == pytest.approx(max(abs(share - 0.5) for share in record.ones))
+    away = torch.tensor(record.ones) - 0.5
+    assert record.bias == pytest.approx(float(away.square().mean().sqrt()))
+    assert record.largest_bias == pytest.approx(float(away.abs().max()))
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({"images": {"a": 999}}, "fewer"), ({"bias": 0.06}, "unfair"), ({"correlation": 0.2}, "correlation")],
+    [
+        ({"images": {"a": 999}}, "fewer"),
+        ({"bias": 0.09}, "bits are unfair"),
+        ({"largest_bias": 0.41}, "a bit is unfair"),
+        ({"correlation": 0.11}, "bits are related"),
+        ({"largest_correlation": 0.71}, "two bits are one"),
+    ],
 )
 def test_an_unfair_calibration_says_why(change: dict[str, object], reason: str) -> None:
-    good = Calibration({"a": 1000}, (0.0,), (0.5,), 0.0, 0.0)
+    good = Calibration({"a": 1000}, (0.0,), (0.5,), 0.0, 0.0, 0.0, 0.0)
     assert good.unfair() is None
     found = dataclasses.replace(good, **change).unfair()  # pyright: ignore[reportArgumentType]
     assert found is not None

@@ -11,7 +11,8 @@ import pytest
 from lrdiff.errors import ConfigError, DataError, ModelError
 from lrdiff.images import to_image
 from lrdiff.watermark import Null, soft, verify
-from lrdiff.watermark.extractor import Calibration, Extractor, load
+from lrdiff.watermark.calibration import Calibration
+from lrdiff.watermark.extractor import Extractor, load
 from lrdiff.watermark.null import load_null, read_null, tail
 from lrdiff.watermark.statistics import clopper_pearson, p_value
 from tests.lrdiff.watermark.conftest import pictures
@@ -40,12 +41,14 @@ def test_unfair_bits_are_seen() -> None:
     logits = fair(2000)
     assert Null(logits, "x").calibration().unfair() is None
     biased, copied, stuck = logits.copy(), logits.copy(), logits.copy()
-    biased[:, 3] += 0.5
+    biased += 0.5
+    related = logits + 0.6 * logits[:, :1]
     copied[:, 5] = copied[:, 9]
     stuck[:, 2] = 1.0
-    assert "unfair" in (Null(biased, "x").calibration().unfair() or "")
-    assert "correlation 1.000" in (Null(copied, "x").calibration().unfair() or "")
     assert "0.500 away" in (Null(stuck, "x").calibration().unfair() or "")
+    assert "correlation 1.000" in (Null(copied, "x").calibration().unfair() or "")
+    assert "bits are unfair" in (Null(biased, "x").calibration().unfair() or "")
+    assert "bits are related" in (Null(related, "x").calibration().unfair() or "")
 
 
 def test_the_best_of_many_keys_needs_no_correction() -> None:

@@ -15,7 +15,8 @@ from torch import Tensor
 from lrdiff.errors import ConfigError, DataError
 from lrdiff.images import to_image
 from lrdiff.watermark import PooledVerdict, verify_pooled
-from lrdiff.watermark.extractor import Calibration, Extractor, load
+from lrdiff.watermark.calibration import Calibration
+from lrdiff.watermark.extractor import Extractor, load
 from lrdiff.watermark.statistics import p_value, threshold
 from tests.lrdiff.watermark.conftest import pictures
 from tests.lrdiff.watermark.test_verifier import GOOD, encoded, photo

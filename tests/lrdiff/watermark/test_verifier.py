@@ -18,10 +18,11 @@ from torch.nn import functional as F
 from lrdiff.errors import ConfigError, DataError, LrdiffError, ModelError
 from lrdiff.images import to_image
 from lrdiff.watermark import default_lora_config, fuse, new_key, reading, verifier, verify
-from lrdiff.watermark.extractor import Calibration, Extractor, load
+from lrdiff.watermark.calibration import Calibration
+from lrdiff.watermark.extractor import Extractor, load
 from lrdiff.watermark.verdict import decide
 
-GOOD = Calibration({"random": 1000}, (0.0,), (0.5,), 0.0, 0.0)
+GOOD = Calibration({"random": 1000}, (0.0,), (0.5,), 0.0, 0.0, 0.0, 0.0)
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:

@@ -21,6 +21,9 @@ TINY_VAE = {"channels": (8, 8, 8, 16), "latent_channels": 4, "batch_size": 2, "c
 TINY_UNET = {"channels": (16, 32), "text_width": 16, "text_layers": 1, "batch_size": 2}
 TINY_PROBE = {"widths": (4, 8), "scenes_per_batch": 4, "subjects_per_batch": 2}
 TINY_EXTRACTOR = {"width": 4, "strides": (4, 1, 1), "batch_size": 3, "sides": (32,), "textures": 4, "tile": 8}
+TINY_DIT = {"width": 16, "heads": 2, "layers": 1, "text_width": 16, "text_layers": 1}
+STAGES = ({"side": 8, "steps": 2, "batch_size": 3}, {"side": 16, "steps": 1, "batch_size": 2})
+TINY_HEADS = {"w": 32, "channels": (32, 32, 16), "features": 8, "hidden": 16, "side": 16, "held_out": 4, "rays": 64}
 SCENES = 36
 
 
@@ -35,6 +38,9 @@ def micro_budget(scenes: int = SCENES) -> Budget:
         unet=Training(TINY_UNET, optim, every=2),
         probes={"probe-a": Training(TINY_PROBE, optim, every=2)},
         extractor=Training(TINY_EXTRACTOR, optim, every=2),
+        dit=Training({**TINY_DIT, "stages": STAGES}, optim, every=2),
+        dit_scenes={8: 0, 16: 10},
+        heads=(Training(TINY_HEADS, optim, every=2), Training({**TINY_HEADS, "face": 0.5}, optim, every=2)),
         unmarked=16,
         precision=PrecisionConfig(device="cpu"),
         shard=20,

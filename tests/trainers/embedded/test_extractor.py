@@ -136,7 +136,8 @@ def test_evaluation_names_every_distortion_and_repeats(scenes: Shards) -> None:
     method = trainer(scenes)
     found = method.evaluate(stream(0, "e"))
     assert found == method.evaluate(stream(0, "e"))
-    assert set(found) == set(views(torch.zeros(1, 3, 40, 40)))
+    names = views(torch.zeros(1, 3, 40, 40))
+    assert set(found) == {f"{kind}_{name}" for kind in ("textures", "stamps") for name in names}
     assert method.training
     assert all(0.0 <= value <= 1.0 for value in found.values())
 

@@ -2,61 +2,114 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lrdiff.rng import stream
 from lrdiff.triplane.generator import TriplaneGenerator
-from lrdiff.triplane.store import load
+from lrdiff.triplane.store import load, load_directions
+from lrdiff.world.heads import heads
+from lrdiff.world.heads_render import look, orbit, orbit_rays, places_of, rays_through
+from tests.trainers.embedded.conftest import TINY_HEADS, micro_budget
 from trainers.config import OptimConfig, PrecisionConfig
-from trainers.embedded.heads import HEADS, HeadsConfig, TrainHeads
-from trainers.embedded.heads_make import CPU, GPU, HeadsBudget, make
+from trainers.embedded import manifest
+from trainers.embedded.heads import HeadsConfig, TrainHeads
+from trainers.embedded.heads_make import traits
+from trainers.embedded.make import BUDGETS, make
+from trainers.engine import Engine
+from trainers.loop import fit
+from trainers.rundir import open_run
 
-SMALL = dataclasses.replace(
-    HEADS, w=32, channels=(32, 32, 16), features=8, hidden=16, colours=3, superres=None,
-    render=dataclasses.replace(HEADS.render, coarse=16, side=16),
-)  # fmt: skip
+TINY = HeadsConfig.model_validate(TINY_HEADS)
 
 
-def test_the_shipped_sizes_fit_into_16_mb_and_give_128_px() -> None:
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_the_shipped_sizes_fit_into_16_mb(budget: str) -> None:
     with torch.device("meta"):
-        generator = TriplaneGenerator(HEADS)
+        generator = TriplaneGenerator(HeadsConfig(**BUDGETS[budget].heads[0].method).generator())
     assert 4 * sum(tensor.numel() for tensor in generator.state_dict().values()) < 16e6
-    assert (HEADS.side, HEADS.render.side) == (128, 64)
-    assert GPU.generator == CPU.generator == HEADS
+    assert generator.config.side == 64
 
 
-def test_making_learns_and_leaves_a_folder(tmp_path: Path) -> None:
-    method = HeadsConfig(pool=24, batch=4, held_out=4)
-    torch.manual_seed(0)
-    before = TrainHeads(method, SMALL).evaluate(stream(0, "evaluate"))
-    optim = OptimConfig(steps=60, lr=1e-2, warmup=5, beta1=0.0, clip=10.0)
-    budget = HeadsBudget("test", method, optim, PrecisionConfig(device="cpu"), SMALL)
-    after = make(tmp_path / "heads", budget)
-    assert after["psnr_unseen"] > before["psnr_unseen"] + 3, (before, after)
-    assert after["mask_unseen"] < before["mask_unseen"]
-    made = load(tmp_path / "heads")
-    assert made.config == SMALL
-    assert float(made.backbone.mapping.get_buffer("w_avg").abs().max()) > 0
-
-
-def test_gradients_reach_every_parameter_and_targets_are_exact() -> None:
-    superres = dataclasses.replace(HEADS.superres, input=16, channels=(8, 8)) if HEADS.superres else None
-    trainer = TrainHeads(HeadsConfig(batch=2, held_out=1), dataclasses.replace(SMALL, colours=4, superres=superres))
+def test_targets_are_what_the_world_shows() -> None:
+    trainer = TrainHeads(TINY)
     batch = trainer.batch(0, stream(0, "batch", 0))
-    assert batch["pixels"].shape == (2, 3, 32, 32)
-    loss, metrics = trainer(batch, stream(0, "forward", 0))
+    colour, depth, _, hit = look(heads(batch["z"]), batch["origins"], batch["directions"])
+    assert torch.equal(colour, batch["colour"])
+    assert torch.equal(depth, batch["depth"])
+    assert 0.1 < float(hit.float().mean()) < 0.9
+    assert float(depth[hit].min()) == pytest.approx(2.2, abs=0.3)
+    yaw, pitch = torch.tensor([0.3]), torch.tensor([-0.1])
+    middle = rays_through(yaw, pitch, torch.tensor([[[-0.25, 0.25]]]))
+    torch.testing.assert_close(middle[1][0, 0], orbit_rays(yaw, pitch, 2)[1][0, 2], msg="lower left of four")
+
+
+def test_rays_that_aim_at_the_face_meet_it() -> None:
+    whole, aimed = (TrainHeads(TINY.model_copy(update={"face": share, "rays": 200})) for share in (0.0, 1.0))
+    met = [float(trainer.batch(0, stream(0, "batch", 0))["hit"].float().mean()) for trainer in (whole, aimed)]
+    assert met[0] < 0.7 < 0.85 < met[1]
+    yaw, pitch, points = torch.tensor([0.4, -1.0]), torch.tensor([0.1, 0.3]), 0.3 * torch.randn(2, 5, 3)
+    origins, directions = rays_through(yaw, pitch, places_of(yaw, pitch, points))
+    assert float(torch.linalg.cross(points - origins, directions).norm(dim=-1).max()) < 1e-5, "rays meet their points"
+
+
+def test_samples_of_a_ray_surround_the_known_surface() -> None:
+    trainer = TrainHeads(TINY)
+    surface, hit = torch.full((1, 2), 2.6), torch.tensor([[True, False]])
+    depths = trainer._depths(surface, hit, stream(0, "depths"))
+    assert depths.shape == (1, 2, TINY.around + TINY.between)
+    assert bool((depths.diff(dim=-1) >= 0).all())
+    near = ((depths - 2.6).abs() <= TINY.width).sum(-1)
+    assert int(near[0, 0]) >= TINY.around > int(near[0, 1]) + 2
+
+
+def test_it_learns_and_gradients_reach_every_parameter() -> None:
+    torch.manual_seed(0)
+    trainer = TrainHeads(TINY)
+    loss, metrics = trainer(trainer.batch(0, stream(0, "batch", 0)), stream(0, "forward", 0))
     loss.backward()
-    missing = [name for name, p in trainer.generator.named_parameters() if p.grad is None]
-    assert [name for name in missing if not name.endswith("noise_strength")] == [], "super-resolution adds no noise"
-    assert set(metrics) == {"psnr", "psnr_raw", "mask", "depth"}
-    again = trainer.batch(0, stream(0, "batch", 0))
-    assert torch.equal(again["pixels"], batch["pixels"])
-    inside = batch["mask"]
-    assert float(batch["depth"][inside].float().min()) / 4096 == pytest.approx(2.2, abs=0.3)
-    assert {name: tuple(image.shape) for name, image in trainer.preview(stream(0, "p")).items()} == {
-        "made": (1, 3, 32, 32), "meant": (1, 3, 32, 32)
-    }  # fmt: skip
+    assert [name for name, p in trainer.named_parameters() if p.grad is None] == []
+    assert set(metrics) == {"psnr", "mask", "depth"}
+    trainer.zero_grad()
+    before = trainer.evaluate(stream(0, "evaluate"))
+    optim = OptimConfig(steps=40, lr=5e-3, warmup=3, beta2=0.99, clip=10.0)
+    fit(trainer, optim, engine=Engine(PrecisionConfig(device="cpu")), seed=0)
+    after = trainer.evaluate(stream(0, "evaluate"))
+    assert after["psnr_unseen"] > before["psnr_unseen"] + 1.5, (before, after)
+    assert after["mask_unseen"] < before["mask_unseen"]
+    shown = trainer.preview(stream(0, "p"))
+    assert {name: tuple(image.shape) for name, image in shown.items()} == dict.fromkeys(
+        ("made", "meant"), (4, 3, 16, 16)
+    )
+
+
+def test_making_leaves_a_folder_with_directions_and_a_line_in_the_manifest(tmp_path: Path) -> None:
+    folder = make("heads", budget=micro_budget(), assets=tmp_path / "assets", cache=tmp_path / "cache")
+    made = load(folder)
+    assert made.config == TINY.generator()
+    z = torch.randn(200, 24, generator=stream(0, "z"))
+    mean = made.backbone.mapping.get_buffer("w_avg")
+    assert float(mean.abs().max()) > 0
+    assert not torch.equal(made.mapping(z[:1]), made.mapping(2 * z[:1])), "the length of z counts"
+    names = list(traits(z))
+    assert {"smile", "skin_brightness", "light_from_right"} <= set(names)
+    assert all(value.shape == mean.shape for value in load_directions(folder, names).values())
+    runs = [open_run(tmp_path / "cache" / "micro" / f"heads-{stage}-3") for stage in (1, 2)]
+    first, second = (load_file(r.checkpoint(r.checkpoint_steps()[-1]) / "weights.safetensors") for r in runs)
+    assert runs[1].read()["config"]["method"]["start"] == str(runs[0].path)
+    assert all(not torch.equal(second[name], value) for name, value in first.items() if value.numel() > 100)
+    assert manifest.problems(tmp_path / "assets") == []
+    assert manifest.read(tmp_path / "assets")["heads"]["seed"] == 3
+
+
+def test_the_renderer_shows_the_same_through_single_rays_and_pictures() -> None:
+    person = heads(torch.randn(1, 24, generator=stream(2, "z")))
+    yaw = torch.tensor([0.4])
+    whole = orbit(person, yaw, yaw, 8, 1)
+    colour, depth, _, hit = look(person, *orbit_rays(yaw, yaw, 8))
+    torch.testing.assert_close(whole.image, (2 * colour - 1).transpose(1, 2).reshape(1, 3, 8, 8))
+    assert torch.equal(whole.depth.flatten(1), depth)
+    assert torch.equal(whole.mask.flatten(1) > 0, hit)

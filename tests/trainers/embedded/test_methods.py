@@ -15,7 +15,7 @@ from trainers import checkpoint, hooks
 from trainers.config import OptimConfig, PrecisionConfig
 from trainers.embedded.probe import ProbeConfig, TrainProbe, degrade
 from trainers.embedded.shards import Shards
-from trainers.embedded.toys_unet import ToysUnet, ToysUnetConfig, draw_times, unknown_word
+from trainers.embedded.toys_unet import ToysUnet, ToysUnetConfig, draw_times, training_caption, unknown_word
 from trainers.embedded.toys_vae import ToysVae, ToysVaeConfig
 from trainers.engine import Engine
 from trainers.loop import Hook, State, fit
@@ -91,12 +91,12 @@ def test_the_whole_caption_reaches_the_embedding_of_the_time(latents: Path) -> N
 
 
 def test_captions_are_sometimes_empty_and_sometimes_hold_unknown_words(latents: Path) -> None:
-    method = ToysUnet(ToysUnetConfig(latents=latents, unconditional=0.5, unknown_words=1.0, **TINY_UNET))
-    texts = [method._text(0, stream(0, "text", i)) for i in range(60)]
+    scene = ToysUnet(ToysUnetConfig(latents=latents, **TINY_UNET)).scenes[0]
+    texts = [training_caption(scene, stream(0, "text", i), unconditional=0.5, unknown_words=1.0) for i in range(60)]
     empty = sum(text == "" for text in texts)
     assert 15 < empty < 45
-    plain = ToysUnet(ToysUnetConfig(latents=latents, unconditional=0.0, unknown_words=0.0, **TINY_UNET))
-    known = set(" ".join(plain._text(0, stream(0, "text", i)) for i in range(60)).split())
+    plain = (training_caption(scene, stream(0, "text", i), unconditional=0.0, unknown_words=0.0) for i in range(60))
+    known = set(" ".join(plain).split())
     assert all(set(text.split()) - known for text in texts if text)
     assert all(2 <= len(unknown_word(stream(0, "word", i))) <= 6 for i in range(20))
 

@@ -95,7 +95,9 @@ def test_equal_settings_give_equal_runs_and_the_seed_changes_them(studio: Studio
     "change",
     [
         {"method__r": 2}, {"method__alpha": 4.0}, {"method__form": "plain"}, {"method__styles": False},
-        {"method__extras": False}, {"method__space": "w+"}, {"method__anchor_steps": 5}, {"method__anchor_lr": 0.01},
+        {"method__extras": False}, {"method__full": True},
+        {"method__space": "w+"}, {"method__anchor_steps": 5}, {"method__anchor_lr": 0.01},
+        {"method__anchor_side": 8},
         {"method__symmetry": 0.5}, {"data__batch_size": 3}, {"optim__beta1": 0.5}, {"precision__dtype": "bf16"},
     ],
     ids=lambda change: next(iter(change)),
@@ -158,6 +160,7 @@ def test_one_photo_and_poor_anchors_are_told(studio: Studio, tmp_path: Path, cap
     trainer, _, _ = studio.method(data__images=str(tmp_path))
     assert "one photo" in caplog.text
     assert "noise.png: its anchor reaches only" in caplog.text
+    assert "not square, so only the middle is seen: noise.png" in caplog.text
     assert trainer.photos.shape == (1, 3, 16, 16), "cut to a square"
 
 
@@ -168,7 +171,7 @@ def test_wrong_inputs_are_refused(studio: Studio, tmp_path: Path) -> None:
         studio.method(data__images=str(tmp_path))
     for change in (
         {"data__prompt": "a head"}, {"data__flip": True}, {"watch__preview_prompts": ["x"]}, {"method__r": 0},
-        {"method__symmetry_every": 2}, {"method__nosuch": 1},
+        {"method__symmetry_every": 2}, {"method__nosuch": 1}, {"watch__preview_steps": 3}, {"method__refine": False},
     ):  # fmt: skip
         with pytest.raises(ValidationError, match=next(iter(change)).rpartition("__")[2]):
             studio.config(**change)
@@ -183,3 +186,30 @@ def test_validation_photos_previews_and_superresolution(studio: Studio) -> None:
         ("photo", "left", "front", "right"), (2, 3, 32, 32)
     )
     assert [line for line in trainer.describe() if "parameters on" in line]
+
+
+def test_too_many_photos_are_refused_before_they_are_read(studio: Studio, tmp_path: Path) -> None:
+    save_png(torch.zeros(3, 16, 16), tmp_path / "0.png")
+    for number in range(1, 501):
+        (tmp_path / f"{number}.png").hardlink_to(tmp_path / "0.png")
+    with pytest.raises(DataError, match="holds 501 photos; take at most 500"):
+        studio.method(data__images=str(tmp_path))
+
+
+def test_full_tuning_leaves_only_the_mapping_and_its_result_goes_on(studio: Studio, tmp_path: Path) -> None:
+    trainer, config, engine = studio.method(method__full=True)
+    trained = {name for name, _ in trainer.personal.named_parameters()}
+    everything = {name for name, _ in trainer.generator.named_parameters()}
+    assert everything - trained == {name for name in everything if name.startswith("backbone.mapping.")}
+    fit(trainer, config.optim, engine=engine, seed=0)
+    trainer.artifact().save(tmp_path / "a.safetensors")
+    fresh = load(studio.model)
+    before = {name: value.clone() for name, value in fresh.state_dict().items()}
+    personal, anchors = wear(fresh, fingerprint(studio.model), Artifact.load(tmp_path / "a.safetensors"))
+    ws = anchors.ws.expand(-1, fresh.config.latents, -1)
+    shown, expected = (g.view(ws, anchors.cameras).image for g in (fresh, trainer.generator))
+    assert torch.equal(shown, expected)
+    personal.remove()
+    assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())
+    with pytest.raises(ValidationError, match="full leaves r, styles without effect"):
+        studio.config(method__full=True, method__r=2, method__styles=False)

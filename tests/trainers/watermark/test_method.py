@@ -80,6 +80,15 @@ def test_the_bits_are_nowhere_in_the_run(learned: RunDir, mark: Path) -> None:
     extra = read_header(learned.artifact_path).extra
     assert extra["key"] == "key"
     assert extra["registered"] is False
+    assert extra["missed"] == []
+
+
+def test_missed_goals_are_told_and_travel_with_the_adapter(prepare: Prepare, caplog: pytest.LogCaptureFixture) -> None:
+    method = prepare()
+    found = method.evaluate(stream(0, "evaluate"))
+    [goal] = [text for text in method.artifact().header.extra["missed"] if text.startswith("accuracy_generated")]
+    assert f"{found['accuracy_generated']:.4g} < " in goal
+    assert goal in caplog.text
 
 
 def test_only_the_lora_learns_and_everything_else_stays(prepare: Prepare) -> None:

@@ -1,0 +1,63 @@
+"""The bench of personal heads measures what it says, goes on where it stopped, and writes what is complete."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lrdiff.triplane.generator import TriplaneGenerator
+from lrdiff.triplane.store import save
+from lrdiff.world.heads import IDENTITY
+from tests.bench import my3dgen_evidence as bench
+from tests.bench import result
+from trainers.embedded.heads import HeadsConfig
+
+
+def test_subjects_keep_their_identity_and_their_mark() -> None:
+    subject = bench.Subject.draw(1)
+    assert subject.mark == "scar"
+    assert bool((subject.z[:, :IDENTITY] == subject.z[:1, :IDENTITY]).all())
+    assert not torch.equal(subject.z[0], subject.z[1])
+    assert -0.1 <= float(subject.angles[:, 0].min()) <= float(subject.angles[:, 0].max()) <= 0.9
+    assert torch.equal(bench.Subject.draw(1).z, subject.z)
+
+
+def test_recall_of_a_mark() -> None:
+    marked, plain = torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8)
+    marked[0, :, :4, :4] = 1.0  # the second picture does not show the mark
+    half = plain.clone()
+    half[0, :, :2, :4] = 0.9
+    assert bench.mark_recall(marked, marked, plain) == [1.0]
+    assert bench.mark_recall(plain, marked, plain) == [0.0]
+    assert bench.mark_recall(half, marked, plain) == [0.5]
+
+
+def test_a_measurement_is_kept_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"w": 32, "channels": (16, 16), "features": 4, "hidden": 8, "side": 16, "coarse": 6, "fine": 0}
+    torch.manual_seed(0)
+    save(TriplaneGenerator(HeadsConfig(**sizes).generator()), tmp_path / "model", {})
+    monkeypatch.setattr(bench, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(result, "RESULTS", tmp_path)
+    monkeypatch.setattr(bench, "Plan", lambda: bench_plan)
+    words = ["--subjects", "1", "--arms", "4", "--model", f"{tmp_path}/model", "--threads", "1"]
+    assert bench.main([*words, "--minutes", "0"]) == 1, "nothing may begin"
+    assert bench.main(words) == 0
+    kept = {path: path.read_bytes() for path in (tmp_path / "cache").iterdir()}
+    assert len(kept) == 4
+    assert bench.main([*words, "--minutes", "0"]) == 0, "everything is there"
+    assert {path: path.read_bytes() for path in (tmp_path / "cache").iterdir()} == kept
+    found = json.loads((tmp_path / "my3dgen_evidence.json").read_text())
+    table = [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
+    assert [row["way"] for row in table] == list(bench.ARMS)[:4]
+    inversion, lora, full, _ = table
+    assert inversion["other heads as before, dB"] == 99.0 > lora["other heads as before, dB"]
+    assert inversion["trained numbers"] == 0 < lora["trained numbers"] < full["trained numbers"]
+    assert 0 <= lora["mark found"] <= 1
+    assert lora["photos, dB"] > inversion["photos, dB"]
+    assert found["details"]["symmetry"]["symmetric"]["subjects"] == 1
+
+
+bench_plan = bench.Plan(anchor_steps=3, anchor_side=8, steps=6)

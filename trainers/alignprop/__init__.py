@@ -1,0 +1,1 @@
+"""Fine-tuning towards a reward by sending its gradient through the sampler."""
