@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lrdiff.assets import SUBJECTS
-from lrdiff.errors import DataError
+from lrdiff.errors import DataError, RunError
 from lrdiff.files import write_bytes, write_json
 from lrdiff.generate import generate
 from lrdiff.generate_config import GenerateConfig
@@ -75,6 +75,7 @@ def run_demo(subject: str = SUBJECT, steps: int = 500, seed: int = 0, out: Path 
 
     Raises:
         DataError: There is no such subject, or the folder cannot be written.
+        RunError: A training was stopped, for example by Ctrl-C.
     """
     source = find_subject(subject)
     noun = json.loads((source / "subject.json").read_text())["noun"]
@@ -92,7 +93,8 @@ def run_demo(subject: str = SUBJECT, steps: int = 500, seed: int = 0, out: Path 
         )
         begin = time.monotonic()
         run = create(folder / method, method, config.model_dump(mode="json"))
-        execute(run)
+        if execute(run) != "finished":
+            raise RunError(f"{run.path}: stopped at step {run.read()['step']}, so the demo ends; start it again")
         parameters = run.read()["parameters"]
         name = "tensor-lora" if method == "tensor-lora" else "LoRA r=4"
         contenders.append(Contender(name, run.path, "sks", parameters, time.monotonic() - begin))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,3 +39,21 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_trained(tm
 def test_an_unknown_subject_is_refused_with_the_known_ones() -> None:
     with pytest.raises(DataError, match=r"no subject 'dragon'.*horned-mug"):
         find_subject("dragon")
+
+
+def test_ctrl_c_ends_the_demo_and_not_only_its_first_training(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "app", "demo", "--out", str(tmp_path)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as demo:
+        assert demo.stderr is not None
+        said = []
+        for line in demo.stderr:
+            said.append(line)
+            if line.startswith("step "):
+                demo.send_signal(signal.SIGINT)
+                break
+        said += demo.stderr.readlines()
+    assert demo.returncode == 2, said
+    assert "so the demo ends" in said[-1]
+    (folder,) = tmp_path.glob("demo-*")
+    assert json.loads((folder / "tensor-lora" / "run.json").read_text())["state"] == "stopped"
+    assert not (folder / "lora").exists()

@@ -1,4 +1,4 @@
-"""Write the result tables into README.md, between `<!-- result: NAME -->` and `<!-- end -->`.
+"""Write the result tables into the README files, between `<!-- result: NAME -->` and `<!-- end -->`.
 
 python -m tests.bench.readme           rewrites them
 python -m tests.bench.readme --check   exits with 1 when they differ from the result files
@@ -13,7 +13,8 @@ from typing import Any
 
 from tests.bench.result import RESULTS, read
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "app" / "README.md", *sorted(ROOT.glob("lrdiff/*/README.md"))]
 BLOCK = re.compile(r"(<!-- result: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -39,7 +40,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def render(text: str) -> str:
-    """Return the README's text with every block filled from its result file."""
+    """Return a page's text with every block filled from its result file."""
 
     def fill(match: re.Match[str]) -> str:
         return match[1] + table(read(RESULTS / f"{match['name']}.json")) + match[4]
@@ -48,15 +49,14 @@ def render(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Rewrite or check the README."""
-    before = README.read_text()
-    after = render(before)
-    if "--check" in arguments:
-        if before != after:
-            print("README.md: tables differ from tests/bench/results; run python -m tests.bench.readme")
-        return int(before != after)
-    README.write_text(after)
-    return 0
+    """Rewrite or check all pages."""
+    stale = [page for page in PAGES if render(page.read_text()) != page.read_text()]
+    for page in stale:
+        if "--check" in arguments:
+            print(f"{page}: tables differ from tests/bench/results; run python -m tests.bench.readme")
+        else:
+            page.write_text(render(page.read_text()))
+    return int(bool(stale) and "--check" in arguments)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,31 @@
-"""The README's tables are those of the result files, and its pictures exist."""
+"""The tables of the README files are those of the result files, and their pictures exist."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
-from tests.bench.readme import BLOCK, README, cell, render
+import pytest
+
+from tests.bench.readme import BLOCK, PAGES, cell, render
 from tests.bench.result import RESULTS
 
 
-def test_the_tables_are_made_from_the_result_files() -> None:
-    text = README.read_text()
-    assert BLOCK.search(text)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_the_tables_are_made_from_the_result_files(page: Path) -> None:
+    text = page.read_text()
     assert render(text) == text
 
 
-def test_every_result_file_is_shown() -> None:
-    shown = {match["name"] for match in BLOCK.finditer(README.read_text())}
-    assert {path.stem for path in RESULTS.glob("*.json")} == shown
+def test_every_result_file_is_shown_once() -> None:
+    shown = [match["name"] for page in PAGES for match in BLOCK.finditer(page.read_text())]
+    assert sorted(shown) == sorted(path.stem for path in RESULTS.glob("*.json"))
 
 
-def test_every_link_into_the_repository_leads_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", README.read_text())
-    assert links
-    missing = [link for link in links if not (README.parent / link).exists()]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_every_link_into_the_repository_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+    missing = [link for link in links if not (page.parent / link).exists()]
     assert missing == []
 
 

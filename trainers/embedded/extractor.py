@@ -1,10 +1,10 @@
 """Training of the extractor: random bits are written into pictures, distorted, and read.
 
 Extractor and marks learn together, first from strong marks in whole pictures, then from ever fainter ones in ever more
-damaged pictures. Marks are of two kinds: textures (`marks.py`), which are read first, and kernels that are stamped where
-the picture has something (`stamps.py`), which are what a decoder can make.
+damaged pictures. Marks are of two kinds: textures (`marks.py`), which are read first, and kernels that are stamped
+where the picture has something (`stamps.py`), which are what a decoder can make.
 
-Differs from HiDDeN (arXiv 1807.09937) and Stable Signature (arXiv 2303.15435): their embedder is a network that is given
+Differs from HiDDeN (arXiv 1807.09937) and Stable Signature (arXiv 2303.15435): their embedder is a network that takes
 the message, ours are banks with two entries for each bit, which are read above chance after a hundred steps where that
 pair stays at chance for many hundreds. They are only teachers: what is published is the extractor, and a decoder is
 later tuned against it.
