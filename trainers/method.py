@@ -35,6 +35,10 @@ class ParamGroup:
     decay: bool = True
     orthogonal: bool = False
 
+    def __post_init__(self) -> None:
+        # An iterator, such as module.parameters(), would be empty at its second reading: trained by nobody.
+        object.__setattr__(self, "params", tuple(self.params))
+
 
 class Method(nn.Module, ABC, Generic[C]):
     """What is trained, and on what.

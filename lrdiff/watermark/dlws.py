@@ -32,6 +32,7 @@ class Rules:
         psnr_step: Increment of the PSNR's target.
         accuracy_step: Increment of the accuracy's target.
         patience: Steps in a row for which a target must hold before it is raised.
+        psnr_floor: PSNR in dB below which the safe form halves the mark's weight.
         psnr_cap: Highest PSNR target of the safe form.
         accuracy_cap: Highest accuracy target of the safe form; below 1, since one wrong bit among thousands keeps an
             average below 1 for ever.
@@ -46,6 +47,7 @@ class Rules:
     psnr_step: float = 2.5
     accuracy_step: float = 0.08
     patience: int = 5
+    psnr_floor: float = 26.0
     psnr_cap: float = 35.0
     accuracy_cap: float = 0.98
     smoothing: float = 0.9
@@ -58,6 +60,7 @@ class Rules:
                 "gamma": self.gamma > 0,
                 "patience": self.patience >= 1,
                 "accuracy_cap": 0 < self.accuracy_cap < 1,
+                "psnr_floor": self.psnr_floor < self.psnr_cap,
                 "psnr_cap": 0 < self.psnr_cap < math.inf,
                 "smoothing": 0 <= self.smoothing < 1,
                 "memory": self.memory > 2 * self.gamma + 1,
@@ -82,6 +85,9 @@ class LossWeights:
         - targets stop at a cap; the paper's accuracy goes from 0.90 to 1.06, is missed for ever, and its weight grows
           without bound;
         - rho_t and mu_t are moving averages (of the squared error, for the PSNR), so one batch decides nothing;
+        - below a floor of the PSNR the mark's weight is halved and the image's raised by 2 gamma, whatever is read:
+          where the mark's target is out of reach, the paper's rule spoils pictures without end (a small decoder's came
+          down to 11 dB);
         - the weights that are handed out sum to 1, and their sum inside is bounded: beyond `memory` both shrink alike,
           so old decisions fade and the last steps keep their say.
 
@@ -130,7 +136,9 @@ class LossWeights:
         rules = self.rules
         if rules.form == "safe":
             psnr, accuracy = self._smoothed(psnr, accuracy)
-        if accuracy < self.accuracy:
+        if rules.form == "safe" and psnr < rules.psnr_floor:
+            self.image, self.mark = self.image + 2 * rules.gamma, self.mark / 2
+        elif accuracy < self.accuracy:
             self.mark += 2 * rules.gamma
         elif psnr < self.psnr:
             self.image += rules.gamma

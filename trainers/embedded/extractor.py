@@ -192,7 +192,7 @@ class TrainExtractor(Method[ExtractorConfig]):
             ParamGroup("vectors", [p for p in self.extractor.parameters() if p.ndim <= 1], decay=False),
             ParamGroup("textures", [self.marks.textures], lr_scale=self.config.texture_rate, decay=False),
             ParamGroup("kernels", [self.stamps.kernels], lr_scale=self.config.texture_rate, decay=False),
-            ParamGroup("places", self.stamps.maps.parameters(), decay=False),
+            ParamGroup("places", tuple(self.stamps.maps.parameters()), decay=False),
         ]
 
     def artifact(self) -> None:

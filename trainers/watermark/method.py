@@ -32,6 +32,8 @@ CHUNK = 4
 """Pictures decoded at once where no gradient is needed."""
 EXAGGERATED = 10.0
 """Factor on the difference that previews show."""
+SLACK = 9.0
+"""How far below its goal the PSNR may fall, in dB, before the mark gives way."""
 MISSED = "pictures of this decoder may not be detected; train longer, or give method.target more layers"
 
 log = logging.getLogger(__name__)
@@ -82,7 +84,11 @@ class Watermark(Method[WatermarkRun]):
         settings = self.config.method
         if settings.weighting == "dlws-paper":
             return Rules(form="paper")
-        return Rules(psnr_cap=settings.target_psnr, accuracy_cap=settings.target_distorted)
+        return Rules(
+            psnr_floor=settings.target_psnr - SLACK,
+            psnr_cap=settings.target_psnr,
+            accuracy_cap=settings.target_distorted,
+        )
 
     def _prepare_latents(self) -> None:
         """Gather what is decoded: to learn from, to measure on, and for previews; the clean pictures of each."""

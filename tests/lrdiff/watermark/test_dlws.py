@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from typing import Literal
 
 import pytest
 import torch
@@ -23,8 +24,8 @@ def test_a_scripted_sequence_raises_the_weights_by_the_rule(rules: Rules) -> Non
     script = [
         # PSNR, accuracy -> increments of the image's and the mark's weight
         (40.0, 0.50, 0.0, 0.6),  # mark missed
-        (20.0, 0.50, 0.0, 0.6),  # both missed: the mark comes first
-        (20.0, 0.95, 0.3, 0.0),  # only the picture missed
+        (27.0, 0.50, 0.0, 0.6),  # both missed: the mark comes first
+        (27.0, 0.95, 0.3, 0.0),  # only the picture missed
         (31.0, 0.95, 0.0, 0.0),  # both held
         (math.inf, 0.89, 0.0, 0.6),
     ]
@@ -34,6 +35,14 @@ def test_a_scripted_sequence_raises_the_weights_by_the_rule(rules: Rules) -> Non
         assert (scheduler.image, scheduler.mark) == pytest.approx(expected)
     total = 1.0 if rules.form == "paper" else sum(expected)
     assert scheduler.weights == pytest.approx((expected[0] / total, expected[1] / total))
+
+
+def test_below_the_floor_the_picture_comes_first_whatever_is_read() -> None:
+    scheduler = LossWeights(SHARP)
+    for accuracy in (0.5, 1.0):
+        before = scheduler.image, scheduler.mark
+        scheduler.update(25.9, accuracy)
+        assert (scheduler.image, scheduler.mark) == pytest.approx((before[0] + 0.6, before[1] / 2))
 
 
 @pytest.mark.parametrize("rules", [PAPER, SHARP], ids=["paper", "safe"])
@@ -115,10 +124,23 @@ def test_fifteen_thousand_steps_stay_bounded_and_still_answer() -> None:
     assert scheduler.weights[1] > before + 0.1, "after thousands of steps the weights still follow what is measured"
 
 
+@pytest.mark.parametrize(("form", "kept"), [("paper", False), ("safe", True)])
+def test_a_mark_out_of_reach_spoils_the_picture_only_in_the_papers_form(
+    form: Literal["paper", "safe"], kept: bool
+) -> None:
+    """A decoder whose picture gets worse the more the mark weighs, and which never reads more than 0.8 of the bits."""
+    scheduler, psnr = LossWeights(Rules(form=form)), 40.0
+    for _ in range(3000):
+        image, mark = scheduler.weights
+        psnr += 0.05 * ((20.0 if mark > image else 40.0) - psnr)
+        scheduler.update(psnr, 0.8)
+    assert (psnr > 24.0) == kept
+
+
 def test_a_target_out_of_reach_leaves_finite_weights() -> None:
     scheduler = LossWeights()
     for _ in range(15_000):
-        scheduler.update(20.0, 0.7)
+        scheduler.update(27.0, 0.7)
     image, mark = scheduler.weights
     assert mark == pytest.approx(1.0)
     assert 0.0 < image + 1e-300 < 1e-3

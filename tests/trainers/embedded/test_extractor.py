@@ -21,6 +21,7 @@ from trainers.embedded.make import make
 from trainers.embedded.marks import Marks
 from trainers.embedded.pictures import SIDE, Photos, cuts
 from trainers.embedded.shards import Shards
+from trainers.embedded.stamps import Stamps
 from trainers.engine import Engine
 from trainers.loop import fit
 from trainers.rundir import open_run
@@ -95,6 +96,37 @@ def test_a_mark_is_stronger_where_the_picture_is_busy() -> None:
     assert float(change[..., 36:].mean()) > 2 * float(change[..., :28].mean())
 
 
+@pytest.mark.parametrize("psnr", [20.0, 34.0])
+def test_stamps_have_the_psnr_that_was_asked_for_and_no_colour_of_their_own(psnr: float) -> None:
+    torch.manual_seed(0)
+    images = 0.2 * torch.rand(3, 3, 40, 52, generator=stream(0, "i"))  # nothing is clipped
+    change = Stamps(6, 4, 5)(images, torch.ones(3, 6), psnr) - images
+    error = change.square().mean((1, 2, 3))
+    torch.testing.assert_close(10 * torch.log10(4 / error), torch.full((3,), psnr), atol=0.05, rtol=0)
+
+
+def test_stamps_move_with_the_picture() -> None:
+    """Unlike textures: what is written depends on what is there, not on where it is."""
+    torch.manual_seed(0)
+    stamps, bits = Stamps(6, 4, 5), torch.randint(0, 2, (1, 6), generator=stream(0, "bits")).float()
+    image = torch.zeros(1, 3, 48, 48)
+    image[..., 16:26, 18:30] = 0.5 * torch.rand(3, 10, 12, generator=stream(0, "i"))
+    written, moved = (stamps(picture, bits, 30.0) - picture for picture in (image, image.roll((7, 5), (2, 3))))
+    torch.testing.assert_close(moved[..., 14:42, 14:42], written.roll((7, 5), (2, 3))[..., 14:42, 14:42])
+    assert float(written[..., 12:30, 14:34].square().sum()) > 0.5 * float(written.square().sum())
+
+
+def test_a_bit_chooses_one_of_two_kernels() -> None:
+    torch.manual_seed(0)
+    stamps = Stamps(2, 1, 5)
+    image = 0.1 * torch.rand(1, 3, 24, 24, generator=stream(0, "i"))
+    with torch.no_grad():
+        stamps.kernels[2] = stamps.kernels[0]  # the first bit writes the same for 0 and 1
+    written = {bits: stamps(image, torch.tensor([bits]), 30.0) for bits in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))}
+    assert torch.equal(written[0.0, 0.0], written[1.0, 0.0])
+    assert not torch.equal(written[0.0, 0.0], written[0.0, 1.0])
+
+
 def test_it_learns_to_read(scenes: Shards) -> None:
     method = trainer(scenes, width=16, strides=(2, 2, 1), batch_size=12, ramp=10**6)
     optim = OptimConfig(steps=200, lr=1e-2, warmup=2)
@@ -124,7 +156,7 @@ def test_state_is_complete(scenes: Shards) -> None:
 
 
 def test_all_parameters_learn(scenes: Shards) -> None:
-    method = trainer(scenes)
+    method = trainer(scenes, batch_size=12)
     groups = {id(p) for group in method.param_groups() for p in group.params}
     assert groups == {id(p) for p in method.parameters()}
     loss, _ = method(method.batch(0, stream(0, "b")), stream(0, "f"))
