@@ -9,169 +9,28 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrdiff.assets import ASSETS
-from lrdiff.errors import ConfigError, RunError
-from trainers.config import OptimConfig, PrecisionConfig
+from lrdiff.errors import ConfigError
+from trainers.embedded.budgets import BUDGETS, Budget, Training
+from trainers.embedded.training import train
 
 if TYPE_CHECKING:
     from trainers.embedded.shards import Shards
-    from trainers.engine import Engine
     from trainers.method import Method
-    from trainers.rundir import RunDir
 
 log = logging.getLogger(__name__)
 
 CACHE = ASSETS.parent / ".cache" / "embedded"
 DATA_SEED = 1
 """Of the rendered scenes and subjects that models learn from. Figures are measured on pictures of other seeds."""
-KEEP_CHECKPOINTS = 2
 SHIPPED_BITS = 48
 """Of the shipped extractor."""
 
-
-@dataclass(frozen=True)
-class Training:
-    """One training.
-
-    Attributes:
-        method: Settings of the method, besides its folders.
-        optim: Steps, learning rate and so on.
-        every: Steps between checkpoints.
-        precision: Device and number format, where they are not those of the budget.
-    """
-
-    method: Mapping[str, Any]
-    optim: OptimConfig
-    every: int = 100
-    precision: PrecisionConfig | None = None
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much goes into the models.
-
-    Attributes:
-        name: For the record.
-        scenes: Rendered scenes.
-        subjects: Rendered individuals, five pictures each.
-        vae: The autoencoder of `toys`.
-        unet: The denoiser and text encoder of `toys`.
-        probes: By name.
-        extractor: The reader of watermarks.
-        dit: The transformer and text encoder of `toys-dit`.
-        dit_scenes: How many scenes it learns from at each side in latents; 0 takes all.
-        heads: The generator of 3D heads, in stages of which each goes on from the last.
-        unmarked: Pictures of each kind that it is whitened with, and as many others that it is calibrated on.
-        precision: Device and number format.
-        shard: Pictures per file.
-    """
-
-    name: str
-    scenes: int
-    subjects: int
-    vae: Training
-    unet: Training
-    probes: Mapping[str, Training]
-    extractor: Training
-    dit: Training
-    dit_scenes: Mapping[int, int]
-    heads: Sequence[Training]
-    precision: PrecisionConfig
-    unmarked: int = 1024
-    shard: int = 512
-
-
-def _probes(steps: int, scenes: int, subjects: int) -> dict[str, Training]:
-    """Two probes of different width, so that they do not make the same mistakes."""
-    optim = OptimConfig(steps=steps, lr=3e-3, warmup=50, weight_decay=5e-3)
-    sizes = {"scenes_per_batch": scenes, "subjects_per_batch": subjects}
-    widths = {"probe-a": (24, 48, 96, 160), "probe-b": (32, 48, 112, 176)}
-    return {name: Training({"widths": w, **sizes}, optim, every=200) for name, w in widths.items()}
-
-
-def _dit(
-    small: tuple[int, int],
-    middle: tuple[int, int],
-    large: tuple[int, int],
-    *,
-    lr: float,
-    every: int = 100,
-    precision: PrecisionConfig | None = None,
-) -> Training:
-    """Three stages, each given as steps and samples per step, at 8, 16 and 32 latents on a side."""
-    stages = tuple(
-        {"side": side, "steps": steps, "batch_size": size}
-        for side, (steps, size) in zip((8, 16, 32), (small, middle, large), strict=True)
-    )
-    steps = sum(stage["steps"] for stage in stages)
-    # Linear, so that the last and largest stage still learns.
-    optim = OptimConfig(steps=steps, lr=lr, warmup=50, weight_decay=1e-2, schedule="linear")
-    return Training({"stages": stages}, optim, every, precision)
-
-
-def _heads(steps: tuple[int, int], sizes: Mapping[str, Any], every: int = 100) -> tuple[Training, Training]:
-    """Shape and light first; then half of the rays aim at the face.
-
-    Biases take AdamW's steps at this rate, weights orthogonal ones at twelve times it.
-    """
-    first, second = (
-        OptimConfig(steps=count, lr=lr, warmup=15, beta2=0.99, clip=10.0, weight_decay=0.0)
-        for count, lr in zip(steps, (5e-3, 3e-3), strict=True)
-    )
-    return Training(sizes, first, every), Training({**sizes, "face": 0.5}, second, every)
-
-
-CPU = Budget(
-    name="cpu",
-    scenes=14848,
-    subjects=600,
-    vae=Training({"batch_size": 16}, OptimConfig(steps=2000, lr=1e-3, warmup=30, weight_decay=1e-3)),
-    unet=Training({"batch_size": 64}, OptimConfig(steps=4200, lr=7e-4, warmup=60, weight_decay=1e-2)),
-    probes=_probes(4000, 48, 8),
-    extractor=Training(
-        {"psnr": (14.0, 32.0), "ramp": 10000, "settle": 40000},
-        OptimConfig(steps=50000, lr=2e-3, warmup=50, weight_decay=1e-3, schedule="linear"),
-    ),
-    dit=_dit((2300, 64), (800, 32), (400, 8), lr=2e-3, precision=PrecisionConfig(device="cpu", dtype="bf16")),
-    dit_scenes={8: 0, 16: 8192, 32: 1024},
-    heads=_heads((570, 400), {}),
-    precision=PrecisionConfig(device="cpu"),
-)
-"""About nine hours on two cores; the shipped models were made with about these figures, see the manifest for what
-differed."""
-
-GPU = Budget(
-    name="gpu",
-    scenes=61440,
-    subjects=4000,
-    vae=Training({"batch_size": 32}, OptimConfig(steps=4000, lr=1e-3, warmup=100, weight_decay=1e-3), every=500),
-    unet=Training(
-        {"batch_size": 128, "average": 0.9995},
-        OptimConfig(steps=15000, lr=8e-4, warmup=300, weight_decay=1e-2),
-        every=1000,
-    ),
-    probes=_probes(6000, 128, 64),
-    extractor=Training(
-        {"batch_size": 64, "sides": (64, 96, 128), "ramp": 8000, "settle": 16000},
-        OptimConfig(steps=20000, lr=3e-3, warmup=100, weight_decay=1e-3, schedule="linear"),
-        every=1000,
-    ),
-    dit=_dit((20000, 256), (10000, 128), (10000, 64), lr=1e-3, every=1000),
-    dit_scenes={8: 0, 16: 0, 32: 0},
-    heads=_heads(
-        (5000, 15000), {"w": 128, "channels": (256, 256, 192, 128, 64), "features": 24, "batch": 32}, every=1000
-    ),
-    precision=PrecisionConfig(device="cuda", dtype="bf16"),
-)
-"""More data and longer training of the same networks: wider ones would not fit what a repository should hold, nor two
-seconds per image on a CPU. This preset has not been run."""
-
-BUDGETS = {budget.name: budget for budget in (CPU, GPU)}
 SEEDS = {
     "scenes": DATA_SEED,
     "toys": 1,
@@ -424,86 +283,3 @@ class _Workshop:
 
     def _device(self) -> str:
         return "cuda" if self.budget.precision.device == "cuda" else "cpu"
-
-
-def train(
-    path: Path,
-    name: str,
-    method: Callable[[Any], Method[Any]],
-    config: Any,
-    plan: Training,
-    precision: PrecisionConfig,
-    seed: int,
-) -> float:
-    """Bring the run in `path` to its last step, from its newest checkpoint if it has one.
-
-    Returns:
-        Seconds of all steps, those before an interruption included.
-
-    Raises:
-        RunError: The run was begun with other figures, or was asked to stop.
-    """
-    import torch
-
-    from lrdiff.rng import derive
-    from trainers import rundir
-    from trainers.engine import Engine
-
-    optim = plan.optim
-    torch.manual_seed(derive(seed, "init"))
-    module = method(config)
-    record = {
-        "method": config.model_dump(mode="json"),
-        "optim": optim.model_dump(mode="json"),
-        "seed": seed,
-        # The network is built in code, which may have changed since a run was begun.
-        "parameters": sum(parameter.numel() for parameter in module.parameters()),
-    }
-    fresh = not (path / "run.json").exists()
-    run = rundir.create(path, name, record) if fresh else rundir.open_run(path)
-    if run.read()["config"] != record:
-        raise RunError(f"{path}: was begun with other figures or another network; remove it, or go back to those")
-    if run.read()["state"] == "finished":
-        return training_seconds(path)
-    with run.locked():
-        _train(run, module, optim, Engine(precision), plan.every, seed)
-    return training_seconds(path)
-
-
-def _train(run: RunDir, module: Method[Any], optim: OptimConfig, engine: Engine, every: int, seed: int) -> None:
-    """Carry out a run that this process has locked, to its last step."""
-    from trainers import checkpoint, hooks, rundir
-    from trainers.loop import State, fit
-
-    log.info("training %s: %d steps", run.path.name, optim.steps)
-    module.to(engine.device)
-    run.stop_path.unlink(missing_ok=True)
-    run.update(state="running", device=engine.describe(), process=rundir.process_identity())
-
-    def restore(state: State) -> None:
-        checkpoint.restore(run, state)
-        run.drop_metrics_after(state.step)
-
-    save = hooks.save_checkpoint(run, KEEP_CHECKPOINTS)
-    watchers = [
-        hooks.stop_when(hooks.stop_file(run)),
-        hooks.LogMetrics(run, optim.steps, 20),
-        hooks.every(every, hooks.evaluate(run, seed), last=optim.steps),
-        hooks.every(every, save, last=optim.steps),
-        hooks.at_stop(save),
-    ]
-    again = restore if run.checkpoint_steps() else None
-    state = fit(module, optim, engine=engine, seed=seed, hooks=watchers, restore=again)
-    if state.stop:
-        run.update(state="stopped", process=None)
-        raise RunError(f"{run.path}: stopped at step {state.step} ({state.stop}); the same command goes on from there")
-    run.update(state="finished", process=None)
-
-
-def training_seconds(path: Path) -> float:
-    """Return the seconds that the logged steps of a run took."""
-    from trainers.rundir import open_run
-
-    rows = [row for row in open_run(path).metrics() if "seconds_per_step" in row]
-    before = [0, *(row["step"] for row in rows)]
-    return sum((row["step"] - last) * row["seconds_per_step"] for row, last in zip(rows, before, strict=False))

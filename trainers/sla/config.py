@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BeforeValidator, NonNegativeInt, PositiveInt, model_validator
 
+from trainers.config import Settings
 from trainers.denoise.config import PictureSettings, Targets
 
 
@@ -18,12 +19,8 @@ def _number(value: Any) -> Any:
 BlockSize = Annotated[Literal[16, 32, 64, 128], BeforeValidator(_number)]
 
 
-class SlaSettings(PictureSettings):
-    """Sparse-linear attention in place of self- and joint attention, fine-tuned to keep quality (arXiv 2509.24006).
-
-    Differs from the paper: the default loss is that of the authors' later work, the distance to the velocity of the
-    same model with full attention; and only low-rank updates of the projections are trained unless `train` is "all".
-    """
+class Sparsity(Settings):
+    """Which key blocks softmax attention keeps, and what becomes of the others."""
 
     topk: Annotated[float, Gt(0.0), Le(1.0)] = 0.05
     """Share of key blocks that a query block attends to by softmax."""
@@ -35,14 +32,31 @@ class SlaSettings(PictureSettings):
     """What the linear branch sees: all blocks but critical and skipped ones (the paper), all but critical ones, or all.
     """
 
-    feature_map: Literal["softmax", "elu", "relu"] = "softmax"
-    """Feature map of the linear branch."""
-
     block_q: BlockSize = 128
     """Tokens in a block of queries."""
 
     block_k: BlockSize = 64
     """Tokens in a block of keys."""
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        """Refuse shares that overlap, and a share without effect."""
+        if self.topk < 1.0 and self.topk + self.skip > 1.0:
+            raise ValueError(f"topk={self.topk:g} and skip={self.skip:g} overlap; lower one of them")
+        if self.scope != "marginal" and self.skip != Sparsity.model_fields["skip"].default:
+            raise ValueError(f"scope={self.scope!r} leaves skip without effect; leave out one or the other")
+        return self
+
+
+class SlaSettings(Sparsity, PictureSettings):
+    """Sparse-linear attention in place of self- and joint attention, fine-tuned to keep quality (arXiv 2509.24006).
+
+    Differs from the paper: the default loss is that of the authors' later work, the distance to the velocity of the
+    same model with full attention; and only low-rank updates of the projections are trained unless `train` is "all".
+    """
+
+    feature_map: Literal["softmax", "elu", "relu"] = "softmax"
+    """Feature map of the linear branch."""
 
     ramp: NonNegativeInt = 0
     """Steps over which the share of critical blocks falls to `topk`; 0 begins with it."""
@@ -67,15 +81,12 @@ class SlaSettings(PictureSettings):
 
     @model_validator(mode="after")
     def _sparse_settings_act(self) -> Self:
-        """Refuse shares that overlap and settings without effect."""
-        if self.topk < 1.0 and self.topk + self.skip > 1.0:
-            raise ValueError(f"topk={self.topk:g} and skip={self.skip:g} overlap; lower one of them")
+        """Refuse a ramp that does not fall and settings without effect."""
         if self.ramp and self.ramp_from <= self.topk:
             raise ValueError(f"ramp_from={self.ramp_from:g} is not above topk={self.topk:g}: there is nothing to ramp")
         if self.ramp and self.ramp_from < 1.0 and self.ramp_from + self.skip > 1.0:
             raise ValueError(f"ramp_from={self.ramp_from:g} and skip={self.skip:g} overlap; lower one of them")
         off = {
-            f"scope={self.scope!r}": ("skip",) if self.scope != "marginal" else (),
             "ramp=0": ("ramp_from",) if not self.ramp else (),
             f"train={self.train!r}": ("r", "alpha", "targets") if self.train != "lora" else (),
         }

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from trainers.config import OptimConfig, PrecisionConfig
+from trainers.embedded.budgets import Budget, Training
 from trainers.embedded.latents import write_latents
-from trainers.embedded.make import DATA_SEED, Budget, Training
+from trainers.embedded.make import DATA_SEED
 from trainers.embedded.scenes import VIEWS, SceneSet, render_set
 from trainers.embedded.shards import Shards
 from trainers.embedded.toys_vae import build_vae

@@ -16,9 +16,10 @@ from lrdiff.world.heads_render import look, orbit, orbit_rays, places_of, rays_t
 from tests.trainers.embedded.conftest import TINY_HEADS, micro_budget
 from trainers.config import OptimConfig, PrecisionConfig
 from trainers.embedded import manifest
+from trainers.embedded.budgets import BUDGETS
 from trainers.embedded.heads import HeadsConfig, TrainHeads
 from trainers.embedded.heads_make import traits
-from trainers.embedded.make import BUDGETS, make
+from trainers.embedded.make import make
 from trainers.engine import Engine
 from trainers.loop import fit
 from trainers.rundir import open_run

@@ -18,10 +18,12 @@ from tests.trainers.embedded.conftest import SCENES, micro_budget
 from trainers.config import OptimConfig
 from trainers.embedded import make as recipes
 from trainers.embedded import manifest
+from trainers.embedded.budgets import BUDGETS
 from trainers.embedded.export import replacing_folder
 from trainers.embedded.make import make
 from trainers.embedded.shards import Shards
 from trainers.embedded.toys_unet import SCHEDULER, ToysUnet, ToysUnetConfig
+from trainers.embedded.training import train
 from trainers.method import Batch
 from trainers.rundir import open_run
 
@@ -99,9 +101,9 @@ def test_interrupted_training_goes_on_and_ends_the_same(made: Path, tmp_path: Pa
     budget = micro_budget()
     path = tmp_path / "unet"
     with pytest.raises(KeyboardInterrupt):
-        recipes.train(path, "unet", Interrupted, config, budget.unet, budget.precision, 1)
+        train(path, "unet", Interrupted, config, budget.unet, budget.precision, 1)
     assert open_run(path).checkpoint_steps() == [2]
-    seconds = recipes.train(path, "unet", ToysUnet, config, budget.unet, budget.precision, 1)
+    seconds = train(path, "unet", ToysUnet, config, budget.unet, budget.precision, 1)
     assert seconds > 0
     run = open_run(path)
     assert run.read()["state"] == "finished"
@@ -173,7 +175,7 @@ def test_presets_fit_their_methods() -> None:
     from trainers.embedded.toys_vae import ToysVaeConfig
 
     assert set(recipes.SEEDS) == set(recipes.RECIPES)
-    for budget in recipes.BUDGETS.values():
+    for budget in BUDGETS.values():
         assert budget.scenes % budget.shard == 0
         assert ToysVaeConfig(scenes=Path("x"), **budget.vae.method).channels == ToysVaeConfig().channels
         assert ToysUnetConfig(latents=Path("x"), **budget.unet.method).batch_size >= 32
