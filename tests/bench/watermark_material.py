@@ -20,7 +20,7 @@ from lrdiff.adapters import read_adapter
 from lrdiff.artifact import Artifact
 from lrdiff.backbones import Backbone
 from lrdiff.decoders import fingerprint_of, load_vae
-from lrdiff.errors import DataError
+from lrdiff.errors import DataError, RunError
 from lrdiff.files import replacing, write_bytes
 from lrdiff.generate_config import AdapterSpec
 from lrdiff.images import EXTENSIONS, read_image, to_image
@@ -168,10 +168,10 @@ def marked(number: int, extractor: Network, extractor_file: Path, base: Path, se
         log.info("training decoder %d", number)
         method = {"bits_file": secret, "extractor": extractor_file, **settings.get("method", {})}
         config = WatermarkRun.model_validate({**settings, "model": str(base), "method": method})
-        if run.path.exists():
-            execute(run, resume=True)
-        else:
-            execute(create(run.path, "watermark", config.model_dump(mode="json")))
+        begun = run.path.exists()
+        made = run if begun else create(run.path, "watermark", config.model_dump(mode="json"))
+        if execute(made, resume=begun) != "finished":
+            raise RunError(f"{run.path}: stopped; the same command goes on from there")
         publish(read_adapter(AdapterSpec(run.path, 1.0)), out, str(base))
     return Marked(secret.read_text(), load_vae(out), facts(run, out))
 

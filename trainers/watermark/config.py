@@ -58,8 +58,9 @@ class WatermarkSettings(Settings):
     image_weight: Annotated[float, Gt(0.0), Lt(1.0)] = 0.5
     """Weight of the picture with weighting fixed; the bits have the rest."""
 
-    distort: Share = 1.0
-    """How often and how strongly pictures are distorted before the extractor reads them; 0 never."""
+    distort: Share = 0.4
+    """How often and how strongly pictures are distorted before the extractor reads them; 0 never, 1 as its own training
+    was at the end."""
 
     target_psnr: Annotated[float, Ge(20.0), Le(60.0)] = 35.0
     """Goal: PSNR against the unmarked decoder, in dB. Also the highest that dlws asks for."""
@@ -130,10 +131,10 @@ class WatermarkSettings(Settings):
 class WatermarkOptim(OptimConfig):
     """How long and how fast to train."""
 
-    steps: PositiveInt = 1500
+    steps: PositiveInt = 800
     """Optimizer steps at most, counted from the very start, also after a resume."""
 
-    lr: PositiveFloat = 1e-3
+    lr: PositiveFloat = 3e-3
     """Peak learning rate of AdamW."""
 
 
