@@ -20,6 +20,8 @@ from trainers.rundir import RunDir
 
 SUFFIX = ".safetensors"
 TRASH = ".trash"
+DENOISERS = ("unet", "transformer")
+"""Parts of a base model whose adapters pictures are drawn with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +86,9 @@ def problems(installed: Path) -> list[str]:
     return found
 
 
-def fitting(found: Sequence[AdapterInfo], fingerprint: str, component: str = "unet") -> list[AdapterInfo]:
-    """Return the adapters that were made for a base model, and for one part of it."""
-    return [info for info in found if (info.base_fingerprint, info.component) == (fingerprint, component)]
+def fitting(found: Sequence[AdapterInfo], fingerprint: str, components: Sequence[str] = DENOISERS) -> list[AdapterInfo]:
+    """Return the adapters that were made for a base model, and for one of these parts of it."""
+    return [info for info in found if info.base_fingerprint == fingerprint and info.component in components]
 
 
 def install(file: Path, folder: Path) -> AdapterInfo:

@@ -40,6 +40,7 @@ VERBS: dict[str, Verb] = {
     "runs": Verb("app.commands.runs", "list | show | stop | ...", "look at runs; stop, resume, compare or delete them"),
     "verify": Verb("app.commands.verify", "FILE... [--key ID]", "judge whether pictures carry a mark"),
     "watermark": Verb("app.commands.watermark", "fuse | attack | keys", "publish a mark, attack it, keep its keys"),
+    "sla": Verb("app.commands.sla", "map", "see which blocks of an attention layer matter, before sparse fine-tuning"),
     "triplane": Verb("app.commands.triplane", "import | render | mesh", "take in a generator of 3D heads, show a head"),
     "parameters": Verb("app.commands.parameters", "IMAGE.png", "read how an image was made out of the image"),
     "doctor": Verb("app.commands.doctor", "", "say what this machine has, and what to install"),

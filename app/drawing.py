@@ -7,7 +7,7 @@ import html
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +51,36 @@ class Status:
 
 
 @dataclass(slots=True)
+class Pace:
+    """How fast sampling is, without the first step, which warms up, and without what is shown in between.
+
+    Attributes:
+        steps: Steps that were timed.
+        spent: Seconds for them.
+        left: When the present step began.
+    """
+
+    steps: int = 0
+    spent: float = 0.0
+    left: float = 0.0
+
+    def arrive(self, step: int) -> None:
+        """Note that a step, counted from 1, is done."""
+        if step > 1:
+            self.steps += 1
+            self.spent += time.monotonic() - self.left
+
+    def leave(self) -> None:
+        """Note that the next one begins."""
+        self.left = time.monotonic()
+
+    @property
+    def per_step(self) -> float:
+        """Seconds of a step; 0 where none was timed."""
+        return self.spent / self.steps if self.steps else 0.0
+
+
+@dataclass(slots=True)
 class Drawing:
     """A generation under way.
 
@@ -60,6 +90,7 @@ class Drawing:
         wait: Whether to wait for the device; else both share it.
         finish: Called with all files at the end; what it writes comes last.
         status: The newest state.
+        paces: How fast each of `configs` was sampled.
     """
 
     configs: Sequence[GenerateConfig]
@@ -67,6 +98,7 @@ class Drawing:
     wait: bool = True
     finish: Callable[[Sequence[Path]], Path | None] | None = None
     status: Status = field(default_factory=lambda: Status(text.LOADING))
+    paces: list[Pace] = field(default_factory=list)
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -83,6 +115,25 @@ class Drawing:
         """Wait until it is over, at most `timeout` seconds."""
         if self._thread is not None:
             self._thread.join(timeout)
+
+    def follow(self, every: float) -> Generator[Status, None, None]:
+        """Begin, and yield every new state, the last included. Whoever stops listening ends the generation.
+
+        Args:
+            every: Seconds between two looks.
+        """
+        shown: Status | None = None
+        self.start()
+        try:
+            while shown is None or not shown.is_over:
+                status = self.status
+                if status != shown:
+                    yield status
+                    shown = status
+                else:
+                    self.join(every)
+        finally:
+            self.cancel()
 
     def _work(self) -> None:
         begin = time.monotonic()
@@ -110,8 +161,7 @@ class Drawing:
             with self.device.held() as free:
                 if free:
                     return self._generate()
-            name = (self.device.holder() or {}).get("run")
-            self.status = Status(text.WAITS_FOR_RUN.format(name=name) if name else text.WAITS)
+            self.status = Status(waits(self.device))
             if self._cancelled.wait(PATIENCE):
                 raise Cancelled
 
@@ -124,6 +174,7 @@ class Drawing:
         backbone = backbones.load(first.model, device=first.device, dtype=DTYPES[first.dtype])
         saved: list[Path] = []
         for config in self.configs:
+            self.paces.append(Pace())
             saved += generate(config, self._reporter(backbone, tuple(saved)), backbone=backbone)
         if self.finish is not None:
             last = self.finish(saved)
@@ -133,8 +184,15 @@ class Drawing:
     def _reporter(self, backbone: Backbone, before: tuple[Path, ...]) -> Callable[[Progress], None]:
         """Return what is called after every sampling step of one configuration, with the files of earlier ones."""
         images = sum(len(plan(config)) for config in self.configs)
+        pace = self.paces[-1]
 
         def report(progress: Progress) -> None:
+            if progress.x0 is not None:
+                pace.arrive(progress.step)
+            tell(progress)
+            pace.leave()
+
+        def tell(progress: Progress) -> None:
             if self._cancelled.is_set():
                 raise Cancelled
             saved = before + progress.saved
@@ -149,6 +207,12 @@ class Drawing:
             self.status = Status(message, min(1.0, done / images), saved, glimpse=glimpse)
 
         return report
+
+
+def waits(device: Device) -> str:
+    """Say for whom one waits who wants a device that is taken."""
+    name = (device.holder() or {}).get("run")
+    return text.WAITS_FOR_RUN.format(name=name) if name else text.WAITS
 
 
 def _glimpse(backbone: Backbone, progress: Progress) -> bytes:

@@ -87,7 +87,14 @@ class Queue(Folder):
         """Tell whether a worker, of this process or of another, starts waiting runs."""
         return is_attended(self.root)
 
-    def submit(self, method: str, config: dict[str, Any], files: Mapping[str, Path], label: str = "") -> RunDir:
+    def submit(
+        self,
+        method: str,
+        config: dict[str, Any],
+        files: Mapping[str, Path],
+        label: str = "",
+        texts: Mapping[str, str] | None = None,
+    ) -> RunDir:
         """Make a run with its own copy of the images and put it into the queue.
 
         Args:
@@ -95,6 +102,7 @@ class Queue(Folder):
             config: The run configuration as JSON values; `data.images` is set to the copies.
             files: Pictures and captions to copy, by the names they get; the originals stay as they are.
             label: Becomes part of the run's name; the prompt when empty.
+            texts: Text by setting, for settings that name a text file: "method.prompts". Each is written into the run.
 
         Raises:
             RunError: The folder cannot be written.
@@ -105,21 +113,33 @@ class Queue(Folder):
         except OSError as error:
             raise RunError(text.CANNOT_WRITE.format(path=self.root, reason=error.strerror or error)) from error
         try:
-            return self._submit(staged, method, config, files, label or config["data"]["prompt"])
+            return self._submit(staged, method, config, files, label or config["data"]["prompt"], texts or {})
         except OSError as error:
             raise RunError(text.CANNOT_WRITE.format(path=self.root, reason=error.strerror or error)) from error
         finally:
             shutil.rmtree(staged, ignore_errors=True)
 
     def _submit(
-        self, staged: Path, method: str, config: dict[str, Any], files: Mapping[str, Path], label: str
+        self,
+        staged: Path,
+        method: str,
+        config: dict[str, Any],
+        files: Mapping[str, Path],
+        label: str,
+        texts: Mapping[str, str],
     ) -> RunDir:
         # Everything is made under a hidden name and appears in the queue by one rename, complete.
         while True:
             target = default_path(self.root, method, label)
             own = {"images": str(target / "images")} if files else {}
-            run = create(staged / "run", method, config | {"data": config["data"] | own})
+            complete = config | {"data": config["data"] | own}
+            for setting in texts:
+                part, name = setting.split(".")
+                complete[part] = complete[part] | {name: str(target / f"{setting}.txt")}
+            run = create(staged / "run", method, complete)
             run.update(submitted=time.time())
+            for setting, content in texts.items():
+                (run.path / f"{setting}.txt").write_text(content + "\n", encoding="utf-8")
             if files:
                 copy_files(files, run.path / "images")
             try:

@@ -12,6 +12,9 @@ from lrdiff import backbones
 from lrdiff.backbones import embedded
 from lrdiff.errors import LrdiffError
 
+DENOISERS = ("unet", "transformer")
+"""Folders of a model that hold what adapters go into."""
+
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
@@ -63,7 +66,8 @@ def _decoder(folder: Path) -> MarkedDecoder | None:
 def model_fingerprint(model: str) -> str:
     """Return the fingerprint that adapters of a base model carry; "" where there is no such model."""
     try:
-        folder = backbones.find(model) / "unet"
+        root = backbones.find(model)
+        folder = next((root / part for part in DENOISERS if (root / part).is_dir()), root / DENOISERS[0])
         newest = max((path.stat().st_mtime_ns for path in folder.iterdir()), default=0)
     except (LrdiffError, OSError):
         return ""

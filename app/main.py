@@ -17,16 +17,18 @@ import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from app import api, estimate, example, text, text_auth
+from app import api, estimate, example, text, text_attention, text_auth, text_rewards
 from app.accounts import Accounts
 from app.auth import Gate
 from app.form import FormError, Values
 from app.jobs import Queue
 from app.reports import report_route
 from app.site import Site
+from app.tabs.attention import AttentionTab
 from app.tabs.generate import GenerateTab
 from app.tabs.heads import HeadsTab
 from app.tabs.models import ModelsTab
+from app.tabs.rewards import METHOD, RewardsTab
 from app.tabs.runs import RunsTab
 from app.tabs.train import TrainTab
 from app.tabs.verify import VerifyTab
@@ -72,14 +74,22 @@ def build(
                 generate = GenerateTab(site)
             with gr.Tab(text.TAB_HEADS, id="heads") as heads_page:
                 heads = HeadsTab(site)
+            with gr.Tab(text.TAB_REWARDS, id="rewards") as rewards_page:
+                rewards = RewardsTab(site)
+            with gr.Tab(text.TAB_ATTENTION, id="attention") as attention_page:
+                attention = AttentionTab(site, train.settings)
             with gr.Tab(text.TAB_VERIFY, id="verify") as verify_page:
                 verify = VerifyTab(site)
             with gr.Tab(text.TAB_MODELS, id="models") as models_page:
                 models = ModelsTab(site)
         _connect(page, tabs, generate_page, train, runs_tab, generate)
+        _connect_rewards(page, tabs, rewards_page, generate, rewards)
+        _connect_repeat(tabs, runs_tab, train, rewards)
         _connect_verify(tabs, generate, verify)
+        _connect_attention(tabs, attention_page, train, runs_tab, attention)
         for tab, part in ((heads_page, heads), (verify_page, verify), (models_page, models)):
             tab.select(part.offer, None, part.offered, queue=False, api_visibility="private", show_progress="hidden")
+        heads_page.select(told(heads.first), heads.asked, heads.picture, api_visibility="private")
     return page
 
 
@@ -101,11 +111,6 @@ def _connect(
         gr.Info(text.QUEUED.format(name=name))
         return {runs.picker: gr.update(value=name), tabs: gr.Tabs(selected="runs")}
 
-    def repeat(name: str) -> dict[Any, Any]:
-        updates = train.with_run(train.site.queue.find(name))
-        gr.Info(text.REPEATED.format(name=name))
-        return {**updates, tabs: gr.Tabs(selected="train")}
-
     def use(name: str) -> dict[Any, Any]:
         return {**generate.with_run(train.site.queue.find(name)), tabs: gr.Tabs(selected="generate")}
 
@@ -118,7 +123,6 @@ def _connect(
         **private,
     )
     runs.use.click(told(use), runs.picker, [*generate.used, tabs], queue=False, **private)
-    runs.repeat.click(told(repeat), runs.picker, [*train.inputs, tabs], queue=False, **private)
     generate_page.select(generate.offer, generate.looked_at, generate.offered, queue=False, **private)
     page.load(generate.offer, generate.looked_at, generate.offered, queue=False, **private)
     page.load(train.foresee, train.inputs, train.foreseen, queue=False, **private)
@@ -137,6 +141,76 @@ def _connect_verify(tabs: gr.Tabs, generate: GenerateTab, verify: VerifyTab) -> 
     ).success(verify.offer, None, verify.offered, queue=False, **private).success(
         verify.judge, verify.asked, verify.answer, **private
     )
+
+
+def _connect_repeat(tabs: gr.Tabs, runs: RunsTab, train: TrainTab, rewards: RewardsTab) -> None:
+    """Show the settings of a run on the page that trains its method."""
+
+    def repeat(name: str) -> dict[Any, Any]:
+        run = train.site.queue.find(name)
+        page, shown = ("rewards", rewards) if run.read()["method"] == METHOD else ("train", train)
+        updates = shown.with_run(run)
+        gr.Info((text_rewards.REPEATED if shown is rewards else text.REPEATED).format(name=name))
+        return {**updates, tabs: gr.Tabs(selected=page)}
+
+    outputs = [*train.inputs, *rewards.inputs, tabs]
+    runs.repeat.click(told(repeat), runs.picker, outputs, queue=False, api_visibility="private", show_progress="hidden")
+
+
+def _connect_rewards(
+    page: gr.Blocks, tabs: gr.Tabs, rewards_page: gr.Tab, generate: GenerateTab, rewards: RewardsTab
+) -> None:
+    """Start runs towards rewards, and take what came of them to the Generate page."""
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+    def start(values: Values) -> dict[Any, Any]:
+        try:
+            run = rewards.submit(values)
+        except FormError as error:
+            return dict(zip(rewards.explained, rewards.explain(error.problems), strict=True))
+        name = rewards.site.queue.name(run)
+        gr.Info(text.QUEUED.format(name=name))
+        return {rewards.run.name: gr.update(choices=rewards.run.choices(), value=name, visible=True)}
+
+    def use(name: str, strength: float, begin: float, end: float) -> dict[Any, Any]:
+        run = rewards.site.queue.find(name)
+        return {**generate.with_run(run, strength, begin, end), tabs: gr.Tabs(selected="generate")}
+
+    view = rewards.run
+    rewards.start.click(
+        told(start), rewards.inputs, [view.name, *rewards.explained],
+        validator=rewards.form.validator(rewards.check), **private,
+    ).success(view.refresh, view.looked_at, view.outputs, queue=False, **private)  # fmt: skip
+    view.use.click(told(use), view.taken_along, [*generate.used, tabs], queue=False, **private)
+    rewards_page.select(view.refresh, view.looked_at, view.outputs, queue=False, **private)
+    page.load(rewards.foresee, rewards.inputs, rewards.foreseen, queue=False, **private)
+
+
+def _connect_attention(
+    tabs: gr.Tabs, attention_page: gr.Tab, train: TrainTab, runs: RunsTab, attention: AttentionTab
+) -> None:
+    """Let a fine-tune take its pictures, words and length from the Train page."""
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+    def start(values: Values) -> dict[Any, Any]:
+        try:
+            attention.check_training(values)
+            run = train.submit({**values, **attention.handed(values)})
+        except FormError as error:
+            return {attention.problems: attention.explain(error.problems)}
+        name = train.site.queue.name(run)
+        gr.Info(text.QUEUED.format(name=name))
+        shown = {runs.picker: gr.update(value=name), tabs: gr.Tabs(selected="runs")}
+        return {**shown, attention.problems: attention.explain({})}
+
+    def look_first(values: Values) -> dict[Any, Any]:
+        gr.Info(text_attention.HANDED)
+        return {**attention.handed(values), tabs: gr.Tabs(selected="train")}
+
+    asked = {*train.inputs, *attention.inputs, attention.known}
+    attention.start.click(told(start), asked, [runs.picker, tabs, attention.problems], **private)
+    attention.first.click(look_first, attention.inputs, [*train.inputs, tabs], queue=False, **private)
+    attention_page.select(attention.offer, attention.looked_at, attention.offered, queue=False, **private)
 
 
 def launch(page: gr.Blocks, site: Site, host: str, port: int, accounts: Accounts | None = None) -> str:

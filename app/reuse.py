@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from app.adapters import adapters
 from app.site import Site
 from lrdiff.artifact import sha256
 from lrdiff.errors import DataError
-from lrdiff.generate_config import GenerateConfig, parse_adapter
+from lrdiff.generate_config import AdapterSpec, GenerateConfig
 from lrdiff.metadata import read_parameters
 
 PLAIN_KEYS = ("prompt", "negative_prompt", "seed", "steps", "guidance", "sampler", "width", "height")
@@ -26,13 +27,13 @@ class Reused:
 
     Attributes:
         config: The settings, without adapters and decoder.
-        adapters: (path, weight) of the adapters that are here.
+        adapters: Those that are here, with strength and steps.
         decoder: Folder of the marked decoder, or "".
         problem: What of it is not here, or "".
     """
 
     config: GenerateConfig
-    adapters: tuple[tuple[str, float], ...]
+    adapters: tuple[AdapterSpec, ...]
     decoder: str = ""
     problem: str = ""
 
@@ -54,23 +55,23 @@ def reused(file: Path, site: Site) -> Reused:
     except DataError as error:
         raise DataError(str(error).replace(f"{file.parent}/", "")) from error
     used = record.get("adapters") or []
-    found, absent = _find(used, [parse_adapter(item).weight for item in whole.adapter], site)
+    found, absent = _find(used, whole.adapters, site)
     decoder, unmarked = _decoder(whole, site)
     problems = [text.ADAPTER_ABSENT.format(names=", ".join(absent))] if absent else []
     return Reused(config, found, decoder, "; ".join([*problems, *unmarked]))
 
 
 def _find(
-    used: list[dict[str, Any]], weights: list[float], site: Site
-) -> tuple[tuple[tuple[str, float], ...], list[str]]:
-    """Return (path, weight) of the adapters that are here, found by their digest, and the names of the others."""
-    here = {sha256(info.file): str(info.path) for info in adapters(site.queue, site.adapters)} if used else {}
-    found: list[tuple[str, float]] = []
+    used: list[dict[str, Any]], asked: Sequence[AdapterSpec], site: Site
+) -> tuple[tuple[AdapterSpec, ...], list[str]]:
+    """Return the adapters that are here, found by their digest, and the names of the others."""
+    here = {sha256(info.file): info.path for info in adapters(site.queue, site.adapters)} if used else {}
+    found: list[AdapterSpec] = []
     absent: list[str] = []
     for number, item in enumerate(used):
-        weight = weights[number] if number < len(weights) else float(item["weight"])
+        spec = asked[number] if number < len(asked) else AdapterSpec(Path(), float(item["weight"]))
         if item["sha256"] in here:
-            found.append((here[item["sha256"]], weight))
+            found.append(replace(spec, path=here[item["sha256"]]))
         else:
             absent.append(str(item["name"]))
     return tuple(found), absent

@@ -6,7 +6,7 @@ import html
 from pathlib import Path
 from urllib.parse import quote
 
-from app import text
+from app import text, text_rewards
 from trainers.rundir import RunDir
 
 SHOWN = 60
@@ -29,8 +29,18 @@ def strip(run: RunDir) -> str:
     return f"<div class='strip' tabindex='0' role='group' aria-label='{text.PREVIEWS}'>{''.join(columns)}</div>"
 
 
-def _column(folder: Path) -> str:
-    caption = text.PREVIEW_CAPTION.format(step=int(folder.name))
+def before_and_after(run: RunDir) -> str:
+    """Return the first and the newest previews of a run side by side as HTML; a line of text where there are none."""
+    folders = sorted(folder for folder in run.previews.glob("*") if folder.name.isdigit())
+    ends = dict(zip((text_rewards.BEFORE, text_rewards.AFTER), dict.fromkeys(folders[:1] + folders[-1:]), strict=False))
+    columns = [_column(folder, caption.format(step=int(folder.name))) for caption, folder in ends.items()]
+    if not any(columns):
+        return f"<p class='note'>{text.NO_PREVIEWS}</p>"
+    return f"<div class='ends'>{''.join(columns)}</div>"
+
+
+def _column(folder: Path, caption: str = "") -> str:
+    caption = caption or text.PREVIEW_CAPTION.format(step=int(folder.name))
     images = "".join(
         f"<a href='{html.escape(file_url(file))}' target='_blank' rel='noopener'>"
         f"<img src='{html.escape(file_url(file))}' alt='{caption}, {html.escape(file.stem)}' loading='lazy'></a>"

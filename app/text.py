@@ -11,7 +11,7 @@ TITLE = "lrdiff"
 TAGLINE = "Teach a diffusion model your subject. Everything stays on this machine."
 
 TAB_TRAIN, TAB_RUNS, TAB_GENERATE, TAB_VERIFY, TAB_MODELS = "Train", "Runs", "Generate", "Verify", "Models"
-TAB_HEADS = "3D"
+TAB_HEADS, TAB_ATTENTION, TAB_REWARDS = "3D", "Attention", "Rewards"
 
 # Train
 IMAGES_TITLE = "Images"
@@ -24,6 +24,7 @@ EXAMPLE = "Or an example subject"
 EXAMPLE_NONE = "My own pictures"
 NO_EXAMPLES = "No example subjects are installed (they would be in `assets/subjects`)."
 PROMPT_TITLE = "Words"
+PROMPT_ABOUT = "To follow a reward instead of pictures, go to the Rewards page."
 LENGTH_TITLE = "Length"
 RUN_NAME = "Name of the run"
 RUN_NAME_INFO = "Optional. Left empty, the prompt names it."
@@ -62,6 +63,7 @@ PROBLEMS = "Not started. Please look at:"
 NOT_CHECKED = "Not checked. Please look at:"
 
 METHOD = "Method"
+METHOD_HINTS = {"sla": "The Attention page shows which blocks matter, and sets sizes that suit the model."}
 CAPTIONS = "Captions: what each picture shows"
 CAPTIONS_INFO = "Click a caption to change it. An empty one is the prompt."
 CAPTION_COLUMNS = ("Picture", "Caption")
@@ -166,6 +168,11 @@ ADAPTER = "Adapter"
 ADAPTER_INFO = "Trained runs and imported files that were made for this base model."
 WEIGHT = "Adapter weight"
 WEIGHT_INFO = "0 is the base model, 1 the adapter as trained, more exaggerates it."
+STEP_RANGE = "Only in a part of the steps"
+STEP_RANGE_INFO = "0 is the first sampling step, 1 the last. Early steps decide the layout, late ones the details."
+STEP_BEGIN, STEP_END = "Acts from", "Acts until"
+MIX = "Mix: from the first adapter to the second"
+MIX_INFO = "Sets both weights: at 0 only the first acts, at 1 only the second, in between both."
 MORE_SETTINGS = "More settings"
 PROMPTS_INFO = "What to draw; one prompt per line."
 NEW_SEED = "New seed"
@@ -256,6 +263,21 @@ LABELS = {
     "count": "Images per prompt",
     "guidance": "Guidance",
     "grid": "Contact sheet",
+    "topk": "Share of critical blocks",
+    "skip": "Share of negligible blocks",
+    "block_q": "Tokens in a query block",
+    "block_k": "Tokens in a key block",
+    "method.topk": "Share of critical blocks",
+    "method.skip": "Share of negligible blocks",
+    "method.block_q": "Tokens in a query block",
+    "method.block_k": "Tokens in a key block",
+    "method.k": "Steps with gradient (k)",
+    "method.mode": "Way of the gradient",
+    "method.held_out_count": "Held-out prompts measured",
+    "method.min_diversity": "Least diversity",
+    "method.max_drop": "Largest fall of the monitor",
+    "at": "When to look",
+    "size": "Picture side",
 }
 
 GROUPS = {
@@ -296,7 +318,8 @@ def problem(error: Mapping[str, Any]) -> str:
     """Return one pydantic error as a sentence for its field."""
     message = describe(error)
     # A problem of several fields together begins with the name of one of them.
-    return message[:1].upper() + message[1:] if error["loc"] else message
+    is_of_one = error["loc"] and not isinstance(error["input"], dict)
+    return message[:1].upper() + message[1:] if is_of_one else message
 
 
 def plural(forms: tuple[str, ...], count: int) -> str:

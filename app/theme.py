@@ -71,7 +71,7 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill=ACCENT,
         button_primary_background_fill_hover="#0b544e",
         button_primary_background_fill_dark="#1a8278",
-        button_primary_background_fill_hover_dark="#1f978c",
+        button_primary_background_fill_hover_dark="#156f67",
         button_primary_text_color="#ffffff",
         button_primary_text_color_dark="#ffffff",
         button_secondary_background_fill="#f1eee9",
@@ -198,6 +198,7 @@ CSS = """
 .adapter div:last-child {display: flex; flex-direction: column; min-width: 0; overflow-wrap: anywhere}
 .adapter span {color: var(--body-text-color-subdued)}
 .glimpse {width: 192px; height: 192px; margin-top: 12px; border-radius: 10px; display: block}
+.head {width: 256px; height: 256px; margin: 0; border-radius: 10px; display: block}
 .run.warned .badge {background: #fbeac8; color: #7a4a05}
 .dark .run.warned .badge {background: #46320c; color: #f0cd8c}
 .verdict .badge {font-size: 1rem; padding: 5px 16px}
@@ -209,6 +210,23 @@ CSS = """
 .bits i.yes {background: #0f6b63}
 .dark .bits i {border-color: #5fc7bb}
 .dark .bits i.yes {background: #5fc7bb}
+.legend {list-style: none; padding: 0; margin: 0 0 10px; display: flex; flex-wrap: wrap; gap: 4px 18px;
+  font-size: .88rem}
+.legend li {display: flex; align-items: center; gap: 6px; margin: 0}
+.legend i {width: 16px; height: 16px; border: 1px solid #857f75; border-radius: 3px; flex: none}
+.heads {display: grid; grid-template-columns: repeat(auto-fill, minmax(120px, 1fr)); gap: 12px}
+.heads figure {margin: 0; min-width: 0}
+.heads img {width: 100%; display: block; margin: 0; border: 1px solid #857f75; image-rendering: pixelated}
+.heads figcaption {font-size: .8rem; color: var(--body-text-color-subdued); margin-top: 3px}
+.gradio-container #sla-slider {max-width: 480px; margin: 0 !important}
+.ends {display: grid; grid-template-columns: 1fr 1fr; gap: 12px}
+.ends figure {margin: 0; min-width: 0; display: flex; flex-wrap: wrap; gap: 6px; align-content: start}
+.ends figcaption {flex: 1 0 100%; font-size: .88rem; font-weight: 600}
+.gradio-container .ends a {flex: 1 1 60px; max-width: 150px; padding: 0}
+.gradio-container .ends img {width: 100%; display: block; margin: 0; padding: 0; border-radius: 6px}
+.meanings {margin: 4px 0; font-size: .92rem}
+.meanings dt {font-weight: 600; margin-top: 8px}
+.meanings dd {margin: 0; color: var(--body-text-color-subdued)}
 .scroll {overflow-x: auto}
 table.plain {border-collapse: collapse; font-size: .88rem; width: 100%; margin: 8px 0 0; border: 0}
 .gradio-container table.plain :is(th, td) {text-align: left; padding: 7px 16px 7px 0; vertical-align: top; border: 0;

@@ -120,11 +120,16 @@ def _ahead(queue: Queue, name: str) -> int:
     return running + (waiting.index(name) if name in waiting else 0)
 
 
-def chart(metrics: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return the losses in long form: one row per step and series; long runs are thinned evenly."""
+def chart(metrics: Sequence[Mapping[str, Any]], series: Mapping[str, str] = text.SERIES) -> pd.DataFrame:
+    """Return figures in long form: one row per step and series; long runs are thinned evenly.
+
+    Args:
+        metrics: Lines of metrics.jsonl.
+        series: Which figures, and what each is called in the chart; the losses when left out.
+    """
     rows = [
         (int(line["step"]), float(line[key]), name)
-        for key, name in text.SERIES.items()
+        for key, name in series.items()
         for line in _thinned([line for line in metrics if key in line])
     ]
     return pd.DataFrame(rows, columns=pd.Index(CHART_COLUMNS))
@@ -150,10 +155,12 @@ def previews(run: RunDir) -> list[tuple[str, str]]:
     ]
 
 
-def choices(queue: Queue) -> list[tuple[str, str]]:
-    """Return (label, name) of every run, newest first."""
+def choices(queue: Queue, method: str = "") -> list[tuple[str, str]]:
+    """Return (label, name) of every run, or of every run of a method, newest first."""
     return [
-        (f"{queue.name(run)} · {text.STATES[record['state']].lower()}", queue.name(run)) for run, record in queue.runs()
+        (f"{queue.name(run)} · {text.STATES[record['state']].lower()}", queue.name(run))
+        for run, record in queue.runs()
+        if method in ("", record["method"])
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,16 +29,38 @@ class Adapter:
     Attributes:
         name: For people: the file's or the run directory's name.
         file: The safetensors file.
-        weight: Strength asked for.
+        spec: Strength and steps asked for.
         artifact: Its content.
         sha256: Of the file.
     """
 
     name: str
     file: Path
-    weight: float
+    spec: AdapterSpec
     artifact: Artifact
     sha256: str
+
+    @property
+    def weight(self) -> float:
+        """Strength asked for."""
+        return self.spec.weight
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """The adapters inside a denoiser that have a strength.
+
+    Attributes:
+        weights: Strength by the adapter's name there.
+        specs: What was asked for, by the same names.
+    """
+
+    weights: Mapping[str, float]
+    specs: Mapping[str, AdapterSpec]
+
+    def at(self, step: int, steps: int, scale: float = 1.0) -> dict[str, float]:
+        """Return the strengths of those that act at a step, counted from 0; the others are to have no effect at all."""
+        return {name: weight * scale for name, weight in self.weights.items() if self.specs[name].acts(step, steps)}
 
 
 def read_adapter(spec: AdapterSpec) -> Adapter:
@@ -53,14 +75,12 @@ def read_adapter(spec: AdapterSpec) -> Adapter:
         if not file.is_file():
             raise ArtifactError(f"{spec.path}: holds no adapter.safetensors; has the run finished?")
     artifact = Artifact.load(file)
-    return Adapter(name=name, file=file, weight=spec.weight, artifact=artifact, sha256=sha256(file))
+    return Adapter(name=name, file=file, spec=spec, artifact=artifact, sha256=sha256(file))
 
 
 @contextmanager
-def adapted(
-    backbone: Backbone, adapters: Sequence[Adapter], scales: Sequence[float] = (1.0,)
-) -> Iterator[dict[str, float]]:
-    """Put adapters into a backbone, all active at their weights; take them out again at the end.
+def adapted(backbone: Backbone, adapters: Sequence[Adapter], scales: Sequence[float] = (1.0,)) -> Iterator[Active]:
+    """Put adapters into a backbone, all active at their weights, whatever their steps; take them out again at the end.
 
     Args:
         backbone: Its denoiser is changed in place for the time of the `with` block.
@@ -68,11 +88,11 @@ def adapted(
         scales: The factors on the weights that will be used. At the largest each adapter must change something.
 
     Yields:
-        The names of the adapters inside the denoiser that have a strength, with their weights.
+        Those that have a strength.
 
     Raises:
         ArtifactError: An adapter is for another base model, does not fit, changes nothing, or has no strength and is
-            asked for another than 1.
+            asked for another than 1, or for a part of the steps.
         TargetError: No layer matches.
     """
     for adapter in adapters:
@@ -114,7 +134,7 @@ def adapted(
         weights |= {name: 1.0 for name, adapter in numbered if name not in weights and _holds(backbone, name)}
         if weights:
             set_weights(backbone.denoiser, weights)
-        yield weights
+        yield Active(weights, {name: adapter.spec for name, adapter in numbered})
 
 
 def _holds(backbone: Backbone, name: str) -> bool:
@@ -123,7 +143,11 @@ def _holds(backbone: Backbone, name: str) -> bool:
 
 
 def _check_whole(adapter: Adapter, scales: Sequence[float]) -> None:
-    """Raise `ArtifactError` where a strength is asked for that sparse-linear attention does not have."""
+    """Raise `ArtifactError` where a strength or a range is asked for that sparse-linear attention does not have."""
+    if (adapter.spec.begin, adapter.spec.end) != (0.0, 1.0):
+        raise ArtifactError(
+            f"{adapter.file}: sparse-linear attention is there at all steps or none; leave out @FROM-TO"
+        )
     asked = {adapter.weight * scale for scale in scales}
     if asked != {1.0}:
         raise ArtifactError(

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lrdiff import backbones, metadata, png
-from lrdiff.adapters import Adapter, adapted, read_adapter
+from lrdiff.adapters import Active, Adapter, adapted, read_adapter
 from lrdiff.artifact import versions
 from lrdiff.backbones import Backbone
 from lrdiff.decoders import Decoder, decoding, read_decoder
@@ -85,11 +85,11 @@ def generate(
     items = plan(config)
     saved: list[Path] = []
     pictures: dict[Item, Image.Image] = {}
-    with decoding(backbone, decoder), adapted(backbone, adapters, config.scale) as weights:
+    with decoding(backbone, decoder), adapted(backbone, adapters, config.scale) as active:
         for batch in _batches(items, config.batch_size):
-            if weights:
-                scaled = {name: weight * batch[0].scale for name, weight in weights.items()}
-                set_weights(backbone.denoiser, scaled)
+            callback = _relay(progress, len(items), saved, batch)
+            if active.weights:
+                callback = _switching(backbone, active, batch[0].scale, config.steps, callback)
             images = render(
                 backbone,
                 [item.prompt for item in batch],
@@ -101,7 +101,7 @@ def generate(
                 eta=config.eta,
                 width=width,
                 height=height,
-                callback=_relay(progress, len(items), saved, batch),
+                callback=callback,
             )
             for item, image in zip(batch, images, strict=True):
                 picture = to_image(image)
@@ -242,6 +242,20 @@ def _relay(
     return callback
 
 
+def _switching(backbone: Backbone, active: Active, scale: float, steps: int, then: Callback | None) -> Callback:
+    """Make those adapters active that act at the first step; the callback then does so for every next one."""
+    set_weights(backbone.denoiser, active.at(0, steps, scale))
+
+    def callback(event: dict[str, Any]) -> None:
+        if then is not None:
+            then(event)
+        step = event["step"]
+        if step + 1 < steps and active.at(step + 1, steps) != active.at(step, steps):
+            set_weights(backbone.denoiser, active.at(step + 1, steps, scale))
+
+    return callback
+
+
 def _record(
     config: GenerateConfig,
     item: Item,
@@ -271,6 +285,7 @@ def _record(
                 "method": adapter.artifact.header.method,
                 "sha256": adapter.sha256,
                 "weight": adapter.weight * item.scale,
+                "steps": [adapter.spec.begin, adapter.spec.end],
             }
             for adapter in adapters
         ],

@@ -6,6 +6,7 @@ Nothing here imports torch, so that `--help` answers at once.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -23,6 +24,7 @@ from pydantic import (
 )
 
 MAX_SEED = 2**63 - 1
+SHARE = r"\d+(?:\.\d*)?|\.\d+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +34,21 @@ class AdapterSpec:
     Attributes:
         path: A .safetensors file or a run directory.
         weight: Strength; 0 is the base model, 1 the adapter as trained.
+        begin: Share of the sampling steps after which it begins to act; 0 is the first step, where the noise is.
+        end: Share of the sampling steps after which it no longer acts; 1 is the end, where the image is.
     """
 
     path: Path
     weight: float
+    begin: float = 0.0
+    end: float = 1.0
+
+    def acts(self, step: int, steps: int) -> bool:
+        """Tell whether it acts at a step, counted from 0: where `begin <= step / steps < end`."""
+        return self.begin <= step / steps < self.end
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.weight}{span(self.begin, self.end)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +80,9 @@ class GenerateConfig(BaseModel):
     """Base model: a shipped model's name or a folder in diffusers' layout."""
 
     adapter: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
-    """Adapters to apply together, each FILE:WEIGHT or RUN_DIRECTORY:WEIGHT; without :WEIGHT the weight is 1."""
+    """Adapters to apply together, each FILE:WEIGHT or RUN_DIRECTORY:WEIGHT; without :WEIGHT the weight is 1. With
+    @FROM-TO behind it, one acts in a part of the sampling steps only, as shares: 0 is the first step, 1 the end of the
+    last, so that @0.5-1 is the second half, which decides the details."""
 
     decoder: Path | None = None
     """Marked decoder to use instead of the base model's: a folder that lrdiff watermark fuse wrote."""
@@ -137,6 +152,12 @@ class GenerateConfig(BaseModel):
             raise ValueError("negative_prompt has no effect with guidance 1")
         if self.seed + self.count - 1 > MAX_SEED:
             raise ValueError(f"seed + count goes past {MAX_SEED}; use a smaller seed")
+        for text, spec in zip(self.adapter, self.adapters, strict=True):
+            if not any(spec.acts(step, self.steps) for step in range(self.steps)):
+                raise ValueError(
+                    f"adapter {text!r}: none of the {self.steps} sampling steps begins in this range, so it would "
+                    "change nothing; widen the range or take more steps"
+                )
         for name in ("scale", "prompt"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ValueError(f"{name} lists a value twice: the same image would be made twice")
@@ -149,22 +170,53 @@ class GenerateConfig(BaseModel):
 
 
 def parse_adapter(text: str) -> AdapterSpec:
-    """Read "PATH:WEIGHT" or "PATH". A colon whose right side is no number belongs to the path.
+    """Read "PATH", "PATH:WEIGHT", and either with "@FROM-TO" behind it.
+
+    A colon whose right side is no number belongs to the path, and so does an @ whose right side is no range, unless a
+    weight stands before it.
 
     Raises:
-        ValueError: The path is empty or the weight is not finite.
+        ValueError: The path is empty, the weight is not finite, or the range is none, or empty.
     """
-    path, colon, number = text.rpartition(":")
-    try:
-        weight = float(number) if colon else 1.0
-    except ValueError:
-        colon, weight = "", 1.0
-    path = path if colon else text
+    rest, begin, end = _split_span(text)
+    path, colon, number = rest.rpartition(":")
+    weight = _number(number) if colon else None
+    if weight is None:
+        path, weight = rest, 1.0
     if not path.strip():
         raise ValueError(f"adapter {text!r} names no file; write FILE:WEIGHT or RUN_DIRECTORY:WEIGHT")
     if not math.isfinite(weight):
         raise ValueError(f"adapter {text!r}: the weight must be a finite number")
-    return AdapterSpec(path=Path(path).expanduser(), weight=weight)
+    if not 0.0 <= begin < end <= 1.0:
+        raise ValueError(
+            f"adapter {text!r}: a range of steps goes from a smaller to a larger share, both from 0 to 1; "
+            "@0.5-1 is the second half"
+        )
+    return AdapterSpec(Path(path).expanduser(), weight, begin, end)
+
+
+def span(begin: float, end: float) -> str:
+    """Return "@FROM-TO" as an adapter has it behind its weight; empty for all steps."""
+    return "" if (begin, end) == (0.0, 1.0) else f"@{begin:g}-{end:g}"
+
+
+def _split_span(text: str) -> tuple[str, float, float]:
+    """Take "@FROM-TO" off the end of an adapter's text."""
+    rest, at, tail = text.rpartition("@")
+    found = re.fullmatch(rf"({SHARE})-({SHARE})", tail) if at else None
+    if found:
+        return rest, float(found[1]), float(found[2])
+    _, colon, number = rest.rpartition(":")
+    if colon and _number(number) is not None and "/" not in tail:
+        raise ValueError(f"adapter {text!r}: {tail!r} is no range of steps; write @FROM-TO, for example @0.5-1")
+    return text, 0.0, 1.0
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def plan(config: GenerateConfig) -> list[Item]:

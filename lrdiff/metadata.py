@@ -16,6 +16,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from lrdiff.errors import DataError
+from lrdiff.generate_config import span
 from lrdiff.images import MAX_PIXELS
 
 FORMAT = 1
@@ -27,8 +28,8 @@ def texts(record: Mapping[str, Any]) -> dict[str, str]:
 
     Args:
         record: As `lrdiff.generate` builds it: config, prompt, negative_prompt, seed, steps, sampler, guidance, width,
-            height, model {name, fingerprint}, adapters [{name, method, sha256, weight}], decoder {fingerprint} or None,
-            truncated, versions.
+            height, model {name, fingerprint}, adapters [{name, method, sha256, weight, steps}], decoder {fingerprint}
+            or None, truncated, versions.
     """
     return {"parameters": plain_text(record), "lrdiff": to_json({"kind": "image", **record})}
 
@@ -50,7 +51,9 @@ def plain_text(record: Mapping[str, Any]) -> str:
         "Model": record["model"]["name"],
     }
     if record["adapters"]:
-        settings["Adapters"] = ", ".join(f"{item['name']}:{item['weight']:g}" for item in record["adapters"])
+        settings["Adapters"] = ", ".join(
+            f"{item['name']}:{item['weight']:g}{span(*item['steps'])}" for item in record["adapters"]
+        )
     if record.get("decoder"):
         settings["VAE hash"] = record["decoder"]["fingerprint"][:10]
     settings["Version"] = f"lrdiff {record['versions']['lrdiff']}"

@@ -22,6 +22,7 @@ ABOUT = """Draw images. One is made for every scale, prompt and seed; each carri
 
 examples (a flag that takes several values may also be given several times):
   lrdiff generate --adapter runs/mug:0.8 --prompt "a photo of sks mug" "a photo of sks mug in snow" --count 4
+  lrdiff generate --adapter runs/mug:0.8 runs/plain:1@0.5-1    the second acts in the last half of the steps only
   lrdiff generate --config images/0001-seed0.png --seed 7      the same image with another seed
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from app.told import told
 from lrdiff.artifact import read_header
 from lrdiff.backbones import embedded
 from lrdiff.errors import DataError
-from lrdiff.generate_config import GenerateConfig
+from lrdiff.generate_config import AdapterSpec, GenerateConfig
 from trainers.rundir import RunDir
 
 EVERY = 0.3
@@ -152,13 +153,20 @@ class GenerateTab:
         """What `with_run` brings up to date."""
         return [*self.picker.parts, self.form.components["prompt"], self.form.components["model"]]
 
-    def with_run(self, run: RunDir) -> dict[Component, Any]:
-        """Return updates that make images with a run's result: its adapter, its words, its model."""
+    def with_run(self, run: RunDir, weight: float = 1.0, begin: float = 0.0, end: float = 1.0) -> dict[Component, Any]:
+        """Return updates that make images with a run's result: its adapter, its words, its model.
+
+        Args:
+            run: An ended run.
+            weight: Strength of the adapter.
+            begin: Share of the sampling steps from which it acts.
+            end: Share of the sampling steps until which it acts.
+        """
         config = run.read()["config"]
         # The words that the run learned: a caption where every picture had one, else the prompt.
         words = read_header(run.artifact_path).extra.get("prompt", config["data"]["prompt"])
         shown = {self.form.components["prompt"]: words, self.form.components["model"]: config["model"]}
-        return {**self.picker.write(config["model"], [(str(run.path), 1.0)]), **shown}
+        return {**self.picker.write(config["model"], [AdapterSpec(run.path, weight, begin, end)]), **shown}
 
     @property
     def offered(self) -> list[Any]:
@@ -214,17 +222,12 @@ class GenerateTab:
         session = request.session_hash or ""
         self._drawings[session] = drawing
         shown: Status | None = None
-        drawing.start()
         try:
-            while shown is None or not shown.is_over:
-                status = drawing.status
-                if shown is None or status != shown:
+            with closing(drawing.follow(EVERY)) as states:
+                for status in states:
                     yield [bar(status), *self._pictures(status, shown)]
                     shown = status
-                else:
-                    drawing.join(EVERY)
         finally:
-            drawing.cancel()
             self._drawings.pop(session, None)
 
     def _pictures(self, status: Status, before: Status | None) -> list[Any]:

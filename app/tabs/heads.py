@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,12 @@ class HeadsTab:
                     self.turn = gr.Button(text_heads.TURN, variant="primary", elem_id="turn-head")
                     self.mesh = gr.Button(text_heads.MESH, elem_id="mesh-head")
             with gr.Column(scale=6, min_width=300):
-                self.picture = gr.Image(label=text_heads.PICTURE, interactive=False, height=256, elem_id="head-picture")
-                self.video = gr.Video(label=text_heads.VIDEO, interactive=False, loop=True, autoplay=True, height=320)
-                self.surface = gr.Model3D(label=text_heads.SURFACE, interactive=False, height=320)
-                self.files = gr.File(label=text_heads.FILES, interactive=False, file_count="multiple")
+                # Downloads are among the files: gradio's own links have no name for a screen reader.
+                shown: dict[str, Any] = {"interactive": False, "buttons": [], "visible": False}
+                self.picture = gr.HTML(padding=False, elem_id="head-picture")
+                self.video = gr.Video(label=text_heads.VIDEO, loop=True, autoplay=True, height=320, **shown)
+                self.surface = gr.Model3D(label=text_heads.SURFACE, height=320, **shown)
+                self.files = gr.File(label=text_heads.FILES, interactive=False, file_count="multiple", visible=False)
         self._wire()
 
     @property
@@ -85,8 +88,10 @@ class HeadsTab:
             part.change(told(self.draw), self.asked, self.picture, show_progress="hidden", **WORK)
         for slider in (self.share, self.amount):
             slider.release(told(self.draw), self.asked, self.picture, show_progress="hidden", **WORK)
-        self.turn.click(told(self.film), self.asked, [self.video, self.files], **WORK)
-        self.mesh.click(told(self.cut), self.asked, [self.surface, self.files], **WORK)
+        for button, make, shown in ((self.turn, self.film, self.video), (self.mesh, self.cut, self.surface)):
+            # Seen at once, so that progress has a place.
+            begun = button.click(lambda: 2 * [gr.update(visible=True)], None, [shown, self.files], **QUIET)
+            begun.then(told(make), self.asked, [shown, self.files], **WORK)
 
     def offer(self) -> list[Any]:
         """Return updates of who can be shown and of what can be changed."""
@@ -96,7 +101,7 @@ class HeadsTab:
             base, known = fingerprint(self.model), sorted(directions_of(self.model))
         except LrdiffError:
             return [gr.update(visible=True), gr.skip(), gr.skip(), *2 * [gr.update(interactive=False)]]
-        found = adapters.fitting(adapters.adapters(self.site.queue, self.site.adapters), base, "triplane")
+        found = adapters.fitting(adapters.adapters(self.site.queue, self.site.adapters), base, ["triplane"])
         people = [(item.name, str(item.path)) for item in found]
         return [
             gr.update(visible=False),
@@ -108,13 +113,22 @@ class HeadsTab:
     def _show_photos(self, person: str) -> list[Any]:
         return [gr.update(visible=bool(person)), gr.update(visible=not person)]
 
-    def draw(self, *asked: Any) -> Any:
-        """Return the head from the front."""
+    def draw(self, *asked: Any) -> str:
+        """Return the head from the front, as HTML."""
         from lrdiff.images import to_image
+        from lrdiff.png import encode
         from lrdiff.triplane.orbits import swing
 
         generator, ws = self._head(*asked)
-        return to_image(generator.view(ws, swing(generator, 2, 0.0)[:1]).image[0].clamp(-1, 1))
+        image = to_image(generator.view(ws, swing(generator, 2, 0.0)[:1]).image[0].clamp(-1, 1))
+        data = base64.b64encode(encode(image, {})).decode()
+        return f"<img class='head' src='data:image/png;base64,{data}' alt='{text_heads.PICTURE}'>"
+
+    def first(self, *asked: Any) -> Any:
+        """Return the head from the front for somebody who opens the page, where there is a generator."""
+        from lrdiff.triplane.store import WEIGHTS
+
+        return self.draw(*asked) if (self.model / WEIGHTS).is_file() else gr.skip()
 
     def film(self, *asked: Any) -> list[Any]:
         """Write a turn of the head; return the video, and the files to take along."""

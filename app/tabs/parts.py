@@ -3,14 +3,42 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
 
 from app import text
+from app.form import Form
 
 
 def section(title: str, about: str = "") -> str:
     """Return a heading of a part of a page, with a line below it."""
     return f"<h2>{title}</h2>" + (f"<p>{about}</p>" if about else "")
+
+
+def settings_group(
+    title: str,
+    form: Form,
+    paths: Sequence[str],
+    add: Callable[..., Component] | None = None,
+    given: Mapping[str, dict[str, Any]] | None = None,
+) -> None:
+    """Render settings below a heading, each with the name that it has on the command line.
+
+    Args:
+        title: The heading.
+        form: Whose fields they are.
+        paths: The settings.
+        add: Renders one of them; `form.add` when left out.
+        given: Arguments of the gradio component that stand in for the generated ones, by path.
+    """
+    gr.HTML(section(title), elem_classes="section", padding=False)
+    with gr.Row(elem_classes="settings"):
+        for path in paths:
+            flagged = text.help_with_flag(form.field(path))
+            (add or form.add)(path, info=flagged, min_width=220, **(given or {}).get(path, {}))
 
 
 def problem_box(problems: Mapping[str, str], title: str) -> str:

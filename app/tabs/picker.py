@@ -1,9 +1,10 @@
-"""The choice of adapters: up to three with their weights, only those that fit the base model, with their previews."""
+"""The choice of adapters: up to three with weight and steps, only those that fit the base model, with previews."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -13,19 +14,22 @@ from app import adapters, library, text
 from app.form import Values
 from app.site import Site
 from app.strip import file_url
+from app.tabs.step_range import StepRange
+from lrdiff.generate_config import AdapterSpec
 
 SLOTS = 3
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 
 
 class AdapterPicker:
-    """Rows of an adapter and its weight; a weight appears with its adapter, a row when the one above is used."""
+    """Rows of an adapter, its weight and its steps, which appear with it; a row appears when the one above is used."""
 
     def __init__(self, site: Site) -> None:
         """Render inside the present gradio context."""
         self.site = site
         self.choices: list[gr.Dropdown] = []
         self.weights: list[gr.Slider] = []
+        self.ranges: list[StepRange] = []
         self.rows: list[gr.Row] = []
         for number in range(SLOTS):
             with gr.Row(visible=number == 0, equal_height=True) as row:
@@ -54,9 +58,24 @@ class AdapterPicker:
                     )
                 )
             self.rows.append(row)
+            self.ranges.append(StepRange(visible=False))
+            if number == 1:
+                self.mix = gr.Slider(
+                    0, 1, 0.5, step=0.05, label=text.MIX, info=text.MIX_INFO, visible=False, elem_id="mix"
+                )
         self.card = gr.HTML(padding=False)
+        folds = [part.fold for part in self.ranges]
+        shown = [*self.rows[1:], *self.weights, *folds, self.mix, self.card]
         for choice in self.choices:
-            choice.change(self._show, self.choices, [*self.rows[1:], *self.weights, self.card], **QUIET)
+            choice.change(self._show, self.parts, shown, **QUIET)
+        both = self.weights[:2]
+        self.mix.input(lambda share: [round(1 - share, 2), share], self.mix, both, **QUIET)
+        for weight in both:
+            weight.input(lambda *weights: gr.update(**_mixed(*weights)), both, self.mix, **QUIET)
+
+    @property
+    def _limits(self) -> list[Component]:
+        return [limit for part in self.ranges for limit in (part.begin, part.end)]
 
     @property
     def first(self) -> gr.Dropdown:
@@ -66,17 +85,21 @@ class AdapterPicker:
     @property
     def parts(self) -> list[Component]:
         """Everything that decides the adapters."""
-        return [*self.choices, *self.weights]
+        return [self.first, *self.rest]
 
     @property
     def rest(self) -> list[Component]:
         """All parts but the first choice, which belongs to the form."""
-        return [*self.choices[1:], *self.weights]
+        return [*self.choices[1:], *self.weights, *self._limits]
 
     def specs(self, values: Values) -> list[str]:
-        """Return the adapters as the settings hold them: PATH:WEIGHT."""
-        pairs = zip(self.choices, self.weights, strict=True)
-        return [f"{values[choice]}:{values[weight]}" for choice, weight in pairs if values[choice]]
+        """Return the adapters as the settings hold them: PATH:WEIGHT, with @FROM-TO where it is not all steps."""
+        rows = zip(self.choices, self.weights, self.ranges, strict=True)
+        return [
+            str(AdapterSpec(Path(values[choice]), values[weight], values[part.begin], values[part.end]))
+            for choice, weight, part in rows
+            if values[choice]
+        ]
 
     def offer(self, model: str, *present: str | None) -> list[Any]:
         """Return updates of the choices and the card: what fits a base model."""
@@ -91,17 +114,32 @@ class AdapterPicker:
         ]
         return [*updates, self._card(kept)]
 
-    def write(self, model: str, chosen: Sequence[tuple[str, float]]) -> dict[Component, Any]:
-        """Return updates that show adapters: (path, weight) each."""
-        paths = [path for path, _ in chosen[:SLOTS]] + [""] * (SLOTS - len(chosen))
-        weights = [weight for _, weight in chosen[:SLOTS]] + [1.0] * (SLOTS - len(chosen))
-        updates = self.offer(model, *paths)[:-1]
-        return {**dict(zip(self.choices, updates, strict=True)), **dict(zip(self.weights, weights, strict=True))}
+    def write(self, model: str, chosen: Sequence[AdapterSpec]) -> dict[Component, Any]:
+        """Return updates that show adapters."""
+        specs = [*chosen[:SLOTS], *[None] * (SLOTS - len(chosen))]
+        updates: dict[Component, Any] = {}
+        offered = self.offer(model, *(str(spec.path) if spec else "" for spec in specs))[:-1]
+        for number, (spec, update) in enumerate(zip(specs, offered, strict=True)):
+            limits = self.ranges[number]
+            row = (self.choices[number], self.weights[number], limits.begin, limits.end)
+            values = (spec.weight, spec.begin, spec.end) if spec else (1.0, 0.0, 1.0)
+            updates |= dict(zip(row, (update, *values), strict=True))
+        return updates
 
-    def _show(self, *present: str) -> list[Any]:
-        used = [bool(path) for path in present]
+    def _show(self, *present: Any) -> list[Any]:
+        paths, strengths, limits = present[:SLOTS], present[SLOTS : 2 * SLOTS], present[2 * SLOTS :]
+        used = [bool(path) for path in paths]
         rows = [gr.update(visible=used[n] or used[n + 1]) for n in range(SLOTS - 1)]
-        return [*rows, *(gr.update(visible=shown) for shown in used), self._card(present)]
+        weights = [gr.update(visible=shown) for shown in used]
+        parts = [limits[2 * n : 2 * n + 2] != (0, 1) for n in range(SLOTS)]
+        folds = [gr.update(visible=shown, open=part) for shown, part in zip(used, parts, strict=True)]
+        return [
+            *rows,
+            *weights,
+            *folds,
+            gr.update(visible=used[0] and used[1], **_mixed(*strengths[:2])),
+            self._card(paths),
+        ]
 
     def _card(self, present: Sequence[str | None]) -> str:
         chosen = {path for path in present if path}
@@ -109,6 +147,11 @@ class AdapterPicker:
             return ""
         found = [item for item in adapters.adapters(self.site.queue, self.site.adapters) if str(item.path) in chosen]
         return "".join(card(item) for item in found)
+
+
+def _mixed(first: float, second: float) -> dict[str, Any]:
+    """Return where between two weights the slider stands; it stays where both are 0."""
+    return {"value": second / (first + second)} if first + second > 0 else {}
 
 
 def card(item: adapters.AdapterInfo) -> str:

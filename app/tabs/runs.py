@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
-import pandas as pd
 
 from app import compare, text, watch
 from app.reports import report_url
@@ -16,6 +14,7 @@ from app.site import Site
 from app.strip import strip
 from app.tabs.compare import CompareTab
 from app.tabs.parts import section
+from app.tabs.plot import plot
 from app.tabs.run_list import RunList, listed
 from app.tabs.trash import TrashTab
 from app.theme import SERIES_COLORS
@@ -90,7 +89,7 @@ class RunsTab:
         with gr.Row(equal_height=False):
             with gr.Column(min_width=300):
                 gr.HTML(section(text.CHART), elem_classes="section", padding=False)
-                self.chart = _plot(dict(zip(text.SERIES.values(), SERIES_COLORS, strict=False)), "chart")
+                self.chart = plot("chart", colors=dict(zip(text.SERIES.values(), SERIES_COLORS, strict=False)))
             with gr.Column(min_width=300):
                 gr.HTML(section(text.METRICS), elem_classes="section", padding=False)
                 self.metric = gr.Dropdown(
@@ -102,7 +101,7 @@ class RunsTab:
                     elem_id="metric",
                     container=False,
                 )
-                self.metrics = _plot(None, "metrics", height=286)
+                self.metrics = plot("metrics", text.METRICS, height=286)
 
     @property
     def outputs(self) -> list[Any]:
@@ -205,7 +204,9 @@ class RunsTab:
             gr.update(visible=True) if fresh else gr.skip(),
             watch.drawn(watch.chart(view.metrics)) if changed("metrics") else gr.skip(),
             gr.update(choices=offered, value=metric) if changed("offered", "metric") else gr.skip(),
-            watch.drawn(_series(view.metrics, metric)) if changed("metrics", "metric") else gr.skip(),
+            watch.drawn(watch.chart(view.metrics, {metric: metric} if metric else {}))
+            if changed("metrics", "metric")
+            else gr.skip(),
             strip(view.run) if changed("previews") else gr.skip(),
             updates["log"] if changed("log") else gr.skip(),
             updates["facts"] if changed("facts") else gr.skip(),
@@ -219,29 +220,6 @@ class RunsTab:
             shown(can_delete),
             signature,
         ]
-
-
-def _plot(colors: dict[str, str] | None, name: str, height: int = 330) -> gr.LinePlot:
-    return gr.LinePlot(
-        x=text.CHART_STEP,
-        y=text.CHART_LOSS,
-        y_title=" ",
-        color="series",
-        color_title="",
-        color_map=colors,
-        label=text.CHART,
-        show_label=False,
-        height=height,
-        buttons=[],
-        elem_id=name,
-        elem_classes="plot",
-    )
-
-
-def _series(metrics: Sequence[Mapping[str, Any]], metric: str | None) -> pd.DataFrame:
-    """Return one metric over the steps, as the plot takes it."""
-    points = [(int(line["step"]), float(line[metric]), metric) for line in metrics if metric and metric in line]
-    return pd.DataFrame(points, columns=pd.Index(watch.CHART_COLUMNS))
 
 
 def _troubles(troubles: list[str]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from app import estimate, presets, text
+from app import text
 from app.captions import Rows
 from app.form import Form, FormError, Values
 from app.site import Site
 from app.tabs.parts import problem_box
 from app.tabs.train_pictures import TrainPictures
 from app.tabs.train_settings import TrainSettings, check_paths, needs_images
-from lrdiff.errors import DataError, LrdiffError
+from lrdiff.errors import DataError
 from trainers.config import RunConfig
 from trainers.rundir import RunDir
 
@@ -60,7 +59,7 @@ class TrainTab:
     @property
     def foreseen(self) -> list[Any]:
         """What `foresee` brings up to date."""
-        return [self.estimate, self.settings.preset]
+        return [self.estimate, self.settings.length.choice]
 
     def _wire(self) -> None:
         words = [self.settings.component(path) for path in ("data.prompt", "data.validation")]
@@ -89,37 +88,19 @@ class TrainTab:
 
     def foresee(self, values: Values) -> list[Any]:
         """Return updates of what the page says about time, memory and disk."""
-        method, queue = values[self.settings.method], self.site.queue
         try:
             config = self.read(values).model_dump(mode="json")
         except FormError:
             return [gr.skip(), gr.skip()]
-        times: dict[str, str] = {}
-        measured = estimate.known(queue, method, config)
-        if measured is not None:
-            for key in presets.PRESETS:
-                changed = {part: dict(config[part]) for part in ("optim", "watch")}
-                for path, value in presets.settings(key, self.form).items():
-                    part, name = path.split(".")
-                    changed[part][name] = value
-                times[key] = text.duration(round(estimate.seconds(measured, config | changed), -1))
-        said = f"<p class='note'>{html.escape(estimate.sentence(queue, method, config))}</p>"
-        return [said, gr.update(choices=presets.choices(self.form, times))]
+        return self.settings.length.foresee(self.site.queue, values[self.settings.method], config)
 
     def _measure(self, values: Values) -> list[Any]:
         """Carry out the preflight with the pictures and settings of the form, and say what it found."""
         problems = self.check(values)
         if problems:
             return [problem_box(problems, text.NOT_CHECKED), gr.skip()]
-        config = self.read(values).model_dump(mode="json")
-        try:
-            with self._files_of(values) as files:
-                measured = estimate.measure(self.site.queue, values[self.settings.method], config, files)
-        except LrdiffError as error:
-            return [problem_box({"": str(error)}, text.NOT_CHECKED), gr.skip()]
-        said, choices = self.foresee(values)
-        lines = "".join(f"<li>{html.escape(line)}</li>" for line in measured.lines)
-        return [f"<p class='note good'>{text.CHECKED}</p>{said}<ul class='facts'>{lines}</ul>", choices]
+        config, method = self.read(values).model_dump(mode="json"), values[self.settings.method]
+        return self.settings.length.measure(self.site.queue, method, config, self._files_of(values))
 
     def _files_of(self, values: Values) -> AbstractContextManager[dict[str, Path]]:
         return self.pictures.files_of(values) if needs_images(values[self.settings.method]) else nullcontext({})

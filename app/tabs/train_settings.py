@@ -8,17 +8,22 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from app import presets, text
+from app import text
 from app.example import METHOD
 from app.form import Form, Values, to_component
 from app.pictures import Subject
-from app.tabs.parts import section
+from app.presets import OF_PICTURES
+from app.tabs.length import Length
+from app.tabs.parts import section, settings_group
 from lrdiff.backbones import embedded
 from lrdiff.errors import LrdiffError
 from trainers.config import RunConfig
 from trainers.data import find_samples
 from trainers.registry import METHODS, entry, run_config_class
 from trainers.run import read_config
+
+ELSEWHERE = frozenset({"alignprop"})
+"""Methods with a page of their own to train them."""
 
 
 class TrainSettings:
@@ -30,7 +35,8 @@ class TrainSettings:
         Args:
             subject: The example whose words and validation pictures are filled in.
         """
-        self.forms = {name: Form(run_config_class(name), skip=["data.images"]) for name in METHODS}
+        here = [name for name in METHODS if name not in ELSEWHERE]
+        self.forms = {name: Form(run_config_class(name), skip=["data.images"]) for name in here}
         self.form = self.forms[METHOD]
         self.of_pictures: list[Any] = []
         self._subject = subject
@@ -48,7 +54,7 @@ class TrainSettings:
         return self.form.components[path]
 
     def _render_words(self) -> None:
-        gr.HTML(section(text.PROMPT_TITLE), elem_classes="section", padding=False)
+        gr.HTML(section(text.PROMPT_TITLE, text.PROMPT_ABOUT), elem_classes="section", padding=False)
         with gr.Group():
             given = {"value": text.EXAMPLE_PROMPT.format(noun=self._subject.noun)} if self._subject else {}
             self._add("data.prompt", lines=2, max_lines=4, elem_id="prompt", **given)
@@ -73,9 +79,7 @@ class TrainSettings:
     def _render_length(self) -> None:
         gr.HTML(section(text.LENGTH_TITLE), elem_classes="section", padding=False)
         with gr.Group():
-            self.preset = gr.Radio(
-                presets.choices(self.form, {}), value="standard", label=text.PRESET, info=text.PRESET_INFO
-            )
+            self.length = Length(OF_PICTURES, self.form, text.PRESET_INFO)
             with gr.Row():
                 self._add("optim.steps", min_width=140)
                 self.name = gr.Textbox(label=text.RUN_NAME, info=text.RUN_NAME_INFO, max_lines=1, min_width=140)
@@ -96,30 +100,17 @@ class TrainSettings:
                 if prefix == "method.":
                     for name, form in self.forms.items():
                         with gr.Column(visible=name == METHOD) as self.own[name]:
-                            self._render_group(form.missing(prefix), f"{title}: {name}", form)
+                            settings_group(f"{title}: {name}", form, form.missing(prefix))
                 elif paths := self.form.missing(prefix):
                     with gr.Column() as group:
-                        self._render_group(paths, title, None, {"data.validation": {"value": held_out}})
+                        settings_group(title, self.form, paths, self._add, {"data.validation": {"value": held_out}})
                     if prefix == "data.":
                         self.of_pictures.append(group)
         return accordion
 
-    def _render_group(
-        self, paths: list[str], title: str, form: Form | None, given: dict[str, dict[str, Any]] | None = None
-    ) -> None:
-        gr.HTML(section(title), elem_classes="section", padding=False)
-        with gr.Row(elem_classes="settings"):
-            for path in paths:
-                add = self._add if form is None else form.add
-                flagged = text.help_with_flag((form or self.form).field(path))
-                add(path, info=flagged, min_width=220, **(given or {}).get(path, {}))
-
     def wire(self, quiet: dict[str, Any]) -> None:
         """Let presets and steps follow each other, and show what belongs to the method that is chosen."""
-        parts = [self.component(path) for path in presets.PATHS]
-        self.preset.input(self._apply_preset, self.preset, parts, **quiet)
-        for part in parts:
-            part.input(self._match_preset, parts, self.preset, **quiet)
+        self.length.wire(quiet)
         self.method.change(self._show_method, self.method, self._of_method, **quiet)
 
     def of_subject(self, subject: Subject | None) -> list[Any]:
@@ -129,12 +120,6 @@ class TrainSettings:
             return [to_component(field, field.default) for field in fields]
         return [text.EXAMPLE_PROMPT.format(noun=subject.noun), str(subject.held_out or "")]
 
-    def _apply_preset(self, key: str) -> list[Any]:
-        return list(presets.settings(key, self.form).values()) if key else [gr.skip() for _ in presets.PATHS]
-
-    def _match_preset(self, *values: Any) -> str:
-        return presets.matching(values, self.form)
-
     def _differing(self) -> list[str]:
         """Return the shared settings whose defaults depend on the method."""
         shared = [path for path in self.form.fields if path in self.form.components and not path.startswith("method.")]
@@ -142,7 +127,7 @@ class TrainSettings:
 
     def _sometimes(self) -> list[str]:
         """Return the shared settings that some methods do not read."""
-        unread = {"data.prompt"}.union(*(run_config_class(name).unread for name in METHODS))
+        unread = {"data.prompt"}.union(*(run_config_class(name).unread for name in self.forms))
         return sorted(unread & self.form.components.keys())
 
     @property
@@ -202,4 +187,4 @@ def check_paths(config: RunConfig[Any]) -> dict[str, str]:
 def _about(method: str) -> str:
     """Return what a method teaches, as a sentence."""
     summary = entry(method).summary
-    return f"{summary[0].upper()}{summary[1:]}."
+    return f"{summary[0].upper()}{summary[1:]}. {text.METHOD_HINTS.get(method, '')}".rstrip()

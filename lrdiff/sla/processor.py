@@ -12,6 +12,9 @@ from lrdiff.sla.joint import joint_attention
 from lrdiff.sla.operator import zero_projection
 from lrdiff.sla.settings import SlaSettings
 
+Listener = Callable[[Tensor, Tensor, int], None]
+"""Told of the queries and keys of every call, [B, L, H, D] each, and how many tokens at their end are text."""
+
 
 class SlaProcessor(nn.Module):
     """Base of the processors that replace diffusers' own in one attention layer.
@@ -38,6 +41,7 @@ class SlaProcessor(nn.Module):
         self.settings = settings
         self.enabled = True
         self.tokens = 0  # of the last call, text not counted
+        self.listener: Listener | None = None
         self._original = (original,)  # in a tuple: not a part of this module, should it be one itself
 
     @property
@@ -96,7 +100,10 @@ class SlaProcessor(nn.Module):
         """Return the attention of q, k and v, [B, L, H, D], of which the last `text` tokens are text: [B, L, H D]."""
         self.tokens = q.shape[1] - text
         # Under autocast a norm may have left queries and keys wider than the values.
-        return joint_attention(q.to(v.dtype), k.to(v.dtype), v, text, self.proj, self.settings).flatten(2)
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        if self.listener is not None:
+            self.listener(q, k, text)
+        return joint_attention(q, k, v, text, self.proj, self.settings).flatten(2)
 
 
 def no_mask(mask: Tensor | None) -> None:

@@ -21,7 +21,16 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
 ]
-TABS = (text.TAB_TRAIN, text.TAB_RUNS, text.TAB_GENERATE, text.TAB_VERIFY, text.TAB_MODELS)
+TABS = (
+    text.TAB_TRAIN,
+    text.TAB_RUNS,
+    text.TAB_GENERATE,
+    text.TAB_HEADS,
+    text.TAB_REWARDS,
+    text.TAB_ATTENTION,
+    text.TAB_VERIFY,
+    text.TAB_MODELS,
+)
 
 LOW_CONTRAST = """
 () => {
@@ -100,6 +109,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str]
     )
     for number, state in enumerate(("queued", "finished", "failed", "stopped", "interrupted")):
         _make_run(site.queue.root / f"run-{number}", state)
+    _make_run(site.queue.root / "reward", "stopped", "alignprop")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(root / "cache"))
         page = main.build(site=site)
@@ -111,11 +121,13 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, str]
         page.close(verbose=False)
 
 
-def _make_run(path: Path, state: str) -> None:
-    config = run_config_class("tensor-lora").model_validate({"method": {}, "data": {"prompt": "a photo of sks mug"}})
-    run = create(path, "tensor-lora", config.model_dump(mode="json"))
+def _make_run(path: Path, state: str, method: str = "tensor-lora") -> None:
+    data = {"prompt": "a photo of sks mug"} if method == "tensor-lora" else {}
+    config = run_config_class(method).model_validate({"method": {}, "data": data})
+    run = create(path, method, config.model_dump(mode="json"))
+    figures = {"grad_norm": 0.1, "reward_brightness": 0.5, "held_out_brightness": 0.4, "diversity": 0.2}
     for step in range(1, 20):
-        run.append_metrics({"step": step, "loss": 1 / step, "grad_norm": 0.1, "seconds_per_step": 0.5, "time": 1.0})
+        run.append_metrics({"step": step, "loss": 1 / step, **figures, "seconds_per_step": 0.5, "time": 1.0})
     run.log_path.write_text("INFO it went on\nERROR the disk is full\n")
     (run.previews / "000010").mkdir(parents=True)
     Image.new("RGB", (64, 64), "teal").save(run.previews / "000010" / "0.png")
@@ -144,6 +156,9 @@ def test_every_tab_has_contrast_names_and_a_way_by_keyboard(opened: tuple[Any, s
     for name in TABS:
         page.get_by_role("tab", name=name, exact=True).click()
         _open_everything(page)
+        if name == text.TAB_ATTENTION:
+            page.locator("#draw-map").click()
+            page.locator("#map .heads img").first.wait_for()
         if name == text.TAB_RUNS:
             page.wait_for_selector(".cm-line")  # its part of gradio comes late
         for title, script in (("contrast", LOW_CONTRAST), ("no name", WITHOUT_NAME), ("no key", REACHABLE)):

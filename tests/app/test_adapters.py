@@ -47,17 +47,18 @@ def test_runs_that_ended_well_and_installed_files_are_listed_with_what_they_fit(
         (mug.previews / step / "a-00.png").write_bytes(b"")
     installed.mkdir()
     save(installed / "shared.safetensors", component="vae")
+    save(installed / "tidy.safetensors", component="transformer")
     (installed / "torn.safetensors").write_bytes(b"x")
     found = adapters(Folder(root), installed)
-    assert [info.name for info in found] == ["demo-1/lora", "mug", "shared"]
-    assert [info.path for info in found] == [deep.path, mug.path, installed / "shared.safetensors"]
+    assert [info.name for info in found] == ["demo-1/lora", "mug", "shared", "tidy"]
+    assert [info.path for info in found[:3]] == [deep.path, mug.path, installed / "shared.safetensors"]
     one = found[1]
     assert isinstance(one, AdapterInfo)
     assert (one.prompt, one.steps, one.base_model, one.from_run) == ("a photo of sks mug", 7, "toys", "mug")
     assert (one.size, one.file) == (mug.artifact_path.stat().st_size, mug.artifact_path)
     assert [str(path.relative_to(mug.path)) for path in one.previews] == ["previews/000100/a-00.png"]
-    assert [info.name for info in fitting(found, "a" * 64)] == ["mug"]
-    assert [info.name for info in fitting(found, "a" * 64, "vae")] == ["shared"]
+    assert [info.name for info in fitting(found, "a" * 64)] == ["mug", "tidy"]
+    assert [info.name for info in fitting(found, "a" * 64, ["vae"])] == ["shared"]
     assert len(problems(installed)) == 1
     assert "torn.safetensors" in problems(installed)[0]
 

@@ -235,7 +235,8 @@ def test_a_visitor_logs_in_and_out(site: Site, tmp_path: Path) -> None:
 
 def test_a_phone_shows_every_page_without_sideways_scrolling(browser_page: Page) -> None:
     browser_page.set_viewport_size({"width": 360, "height": 740})
-    for name in (text.TAB_TRAIN, text.TAB_RUNS, text.TAB_GENERATE, text.TAB_VERIFY, text.TAB_MODELS):
+    names = (text.TAB_TRAIN, text.TAB_RUNS, text.TAB_GENERATE, text.TAB_REWARDS, text.TAB_VERIFY, text.TAB_MODELS)
+    for name in names:
         tab(browser_page, name)
         browser_page.wait_for_timeout(300)
         assert browser_page.evaluate("document.documentElement.scrollWidth") <= 360, name

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import gradio as gr
 import pytest
 
 from app import text
-from app.drawing import Drawing, bar
+from app.drawing import Drawing, Pace, bar
 from app.jobs import Queue
 from app.site import Site
 from app.tabs.generate import GenerateTab
@@ -68,6 +69,25 @@ def test_a_generation_waits_for_the_device_and_says_for_whom(site: Site, config:
     assert len(shared.status.saved) == 2
 
 
+def test_a_pace_counts_neither_the_first_step_nor_what_is_shown_in_between() -> None:
+    pace = Pace()
+    for step in (1, 2, 3):
+        time.sleep(1.0 if step == 1 else 0.02)
+        pace.arrive(step)
+        time.sleep(0.5)
+        pace.leave()
+    assert pace.steps == 2
+    assert 0.02 <= pace.per_step < 0.4
+
+
+def test_every_generation_is_timed(site: Site, config: GenerateConfig) -> None:
+    drawing = Drawing([config, config.model_copy(update={"steps": 5})], site.queue.device)
+    states = list(drawing.follow(0.05))
+    assert states[-1].is_over
+    assert [pace.steps for pace in drawing.paces] == [4, 8]
+    assert all(pace.per_step > 0 for pace in drawing.paces)
+
+
 def test_an_error_is_shown_in_words_and_escaped(site: Site, config: GenerateConfig) -> None:
     drawing = Drawing([config.model_copy(update={"model": "<b>absent"})], site.queue.device)
     drawing.start()
@@ -87,7 +107,7 @@ def test_the_settings_inside_a_png_fill_the_form(site: Site, config: GenerateCon
         tab = GenerateTab(site)
     shown = tab._reuse(str(file))
     values = dict(zip(tab.form.components, shown, strict=False))
-    weight = shown[-len(tab.picker.weights)]
+    weight = shown[[*tab.form.components.values(), *tab.picker.rest].index(tab.picker.weights[0])]
     assert (values["prompt"], values["seed"], values["guidance"], values["steps"]) == ("a red cube", 11, 2.5, 3)
     assert (values["model"], values["adapter"]["value"], weight) == (config.model, "", 1.0)
 

@@ -2,13 +2,15 @@
 
 python -m tests.bench.watermark_robustness [--keys 5] [--images 1000] [--suite-images 100]
 
-Latents, decoders and measurements are kept in .cache/bench; an interrupted run goes on where it was.
+Latents, decoders and measurements are kept in .cache/bench; an interrupted run goes on where it was. Also draws
+assets/pictures/watermark.png: pictures of the first key, and what the mark changes.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import logging
 import math
@@ -24,8 +26,10 @@ from PIL import Image
 from scipy import stats
 
 from lrdiff import backbones
+from lrdiff.assets import ASSETS
 from lrdiff.decoders import fingerprint_of
-from lrdiff.files import write_json
+from lrdiff.files import write_bytes, write_json
+from lrdiff.sheet import sheet
 from lrdiff.watermark import attack_report
 from lrdiff.watermark.attack_report import Row
 from lrdiff.watermark.attacks import SUITE
@@ -58,6 +62,8 @@ SOURCES = (
     "measurement with the official script, facebookresearch/stable_signature#29 (256 px, PSNR 30.5)"
 )
 BAR_PSNR, PAPER_PSNR = 34.0, 32.5
+SHOWN, STRENGTHENED = 5, 5
+PICTURE = ASSETS / "pictures" / "watermark.png"
 
 
 def main(arguments: list[str]) -> int:
@@ -80,6 +86,8 @@ def main(arguments: list[str]) -> int:
         if not saved.exists():
             saved.parent.mkdir(parents=True, exist_ok=True)
             write_json(saved, measure(backbone, decoder, latents, clean, extractor, given.suite_images))
+        if number == 0:
+            show(clean, material.decoded(backbone, decoder.vae, latents[:SHOWN]))
         keys.append(json.loads(saved.read_text()))
         plain = keys[-1][str(backbone.resolution)][0]["matches"]
         print(f"key {number}: bits {np.mean(plain) / extractor.bits:.4f}", flush=True)
@@ -121,6 +129,18 @@ def measure(
     rows = attack_report.run(SUITE, pictures[:suite_images], decoder.key, extractor) if suite_images else []
     result["suite"] = [_plain(row) for row in rows]
     return result
+
+
+def show(clean: Sequence[Image.Image], marked: Sequence[Image.Image]) -> None:
+    """Write a sheet: the first pictures without and with the mark, and the difference, made stronger."""
+    pairs = list(zip(clean, marked, strict=False))
+    change = [np.subtract(new, old, dtype=np.float32) * STRENGTHENED + 127.5 for old, new in pairs]
+    strong = [Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8)) for pixels in change]
+    rows = ["without the mark", "with the mark", f"the difference, {STRENGTHENED} times as strong"]
+    drawn = sheet([[old for old, _ in pairs], [new for _, new in pairs], strong], rows, [""] * len(pairs))
+    buffer = io.BytesIO()
+    drawn.save(buffer, "PNG", optimize=True)
+    write_bytes(PICTURE, buffer.getvalue())
 
 
 def _psnr(before: Sequence[Image.Image], after: Sequence[Image.Image]) -> list[float]:

@@ -14,11 +14,12 @@ from PIL import Image
 from pydantic import ValidationError
 
 from lrdiff import backbones
+from lrdiff.adapters import adapted, read_adapter
 from lrdiff.artifact import Artifact, Header, sha256
 from lrdiff.backbones import Backbone
 from lrdiff.errors import ArtifactError, Cancelled, ConfigError, DataError, ModelError, NonFiniteError
 from lrdiff.generate import Progress, generate, render
-from lrdiff.generate_config import GenerateConfig, Item, parse_adapter, plan
+from lrdiff.generate_config import AdapterSpec, GenerateConfig, Item, parse_adapter, plan
 from lrdiff.images import read_image, to_tensor
 from lrdiff.inject import eject, inject, state
 from lrdiff.metadata import read_parameters
@@ -83,8 +84,21 @@ def test_the_plan_is_scale_by_scale_prompt_by_prompt_seed_by_seed() -> None:
     ],
 )
 def test_adapter_texts_are_read(text: str, path: str, weight: float) -> None:
-    assert parse_adapter(text) == (spec := parse_adapter(text))
-    assert (spec.path, spec.weight) == (Path(path), weight)
+    for behind, begin, end in (("", 0.0, 1.0), ("@0.5-1", 0.5, 1.0), ("@0-.25", 0.0, 0.25)):
+        spec = parse_adapter(text + behind)
+        assert spec == AdapterSpec(Path(path), weight, begin, end)
+        assert parse_adapter(str(spec)) == spec
+
+
+def test_an_at_without_a_range_belongs_to_the_path() -> None:
+    for text in ("me@home/cat", "cat@2", "runs@0-1/cat:1"):
+        assert parse_adapter(text) == AdapterSpec(Path(text.removesuffix(":1")), 1.0)
+
+
+def test_a_range_names_the_steps_that_begin_in_it() -> None:
+    spec = parse_adapter("a:1@0.3-0.6")
+    assert [step for step in range(10) if spec.acts(step, 10)] == [3, 4, 5]
+    assert [step for step in range(4) if spec.acts(step, 4)] == [2]
 
 
 @pytest.mark.parametrize(
@@ -92,6 +106,12 @@ def test_adapter_texts_are_read(text: str, path: str, weight: float) -> None:
     [
         ({"adapter": ":0.5"}, "names no file"),
         ({"adapter": "a:nan"}, "finite"),
+        ({"adapter": "a:1@0.5-0.5"}, "smaller to a larger share"),
+        ({"adapter": "a:1@0.8-0.2"}, "smaller to a larger share"),
+        ({"adapter": "a:1@0-1.5"}, "both from 0 to 1"),
+        ({"adapter": "a:1@0.5"}, "'0.5' is no range of steps; write @FROM-TO"),
+        ({"adapter": "a:1@half"}, "no range of steps"),
+        ({"adapter": "a@0.55-0.59", "steps": 10}, "none of the 10 sampling steps"),
         ({"steps": 0}, "greater than 0"),
         ({"guidance": -1}, "greater than or equal to 0"),
         ({"seed": -1}, "greater than or equal to 0"),
@@ -212,7 +232,8 @@ def test_the_record_in_the_file_makes_the_image_again(
     assert record["prompt"] == prompt
     assert (record["seed"], record["width"], record["height"], record["sampler"]) == (41, 32, 32, "ddim")
     assert record["model"] == {"name": "tiny", "fingerprint": backbone.fingerprint}
-    assert record["adapters"] == [{"name": "red-cat", "method": "test", "sha256": sha256(adapter_file), "weight": 1.0}]
+    used = {"name": "red-cat", "method": "test", "sha256": sha256(adapter_file), "weight": 1.0, "steps": [0.0, 1.0]}
+    assert record["adapters"] == [used]
     assert record["truncated"] == {}
     assert set(record["versions"]) >= {"torch", "diffusers"}
     (again,) = generate(GenerateConfig(**record["config"], out=tmp_path / "again"))
@@ -289,6 +310,59 @@ def test_two_adapters_act_together_and_a_run_directory_is_accepted(
     names = [(item["name"], item["weight"]) for item in read_parameters(joint)["adapters"]]
     assert names == [("red-cat", 0.5), ("my-run", 0.8)]
     assert not any(torch.equal(pixels(joint), pixels(path)) for path in singles)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++2m"])
+def test_outside_its_range_an_adapter_has_no_effect_at_all(
+    sampler: str, tiny_model_dir: Path, adapter_file: Path, tmp_path: Path
+) -> None:
+    """Up to the range the latents are the base model's, bit by bit; up to its end they are the adapter's."""
+
+    def latents(adapter: tuple[str, ...]) -> list[torch.Tensor]:
+        seen: list[Progress] = []
+        # Two batches: the second must begin like the first.
+        config = settings(tiny_model_dir, tmp_path, adapter=adapter, steps=4, sampler=sampler, count=2, batch_size=1)
+        generate(config, seen.append)
+        return [event.x0 for event in seen if event.x0 is not None]
+
+    base, whole = latents(()), latents((str(adapter_file),))
+    late, early = latents((f"{adapter_file}@0.5-1",)), latents((f"{adapter_file}:1@0-0.5",))
+    assert len(base) == 8
+    for start in (0, 4):
+        for step in (start, start + 1):
+            assert torch.equal(late[step], base[step])
+            assert torch.equal(early[step], whole[step])
+            assert not torch.equal(whole[step], base[step])
+        for step in (start + 2, start + 3):
+            assert not torch.equal(late[step], base[step])
+            assert not torch.equal(early[step], whole[step])
+
+
+def test_a_range_is_in_the_record_and_leaves_the_other_adapters_alone(
+    tiny_model_dir: Path, adapter_file: Path, tmp_path: Path
+) -> None:
+    alone, strong = f"{adapter_file}:0.5", f"{adapter_file}:1@0.5-1"
+    (joint,) = generate(settings(tiny_model_dir, tmp_path / "a", adapter=(alone, strong)))
+    record = read_parameters(joint)
+    assert [(item["weight"], item["steps"]) for item in record["adapters"]] == [(0.5, [0.0, 1.0]), (1.0, [0.5, 1.0])]
+    (again,) = generate(GenerateConfig(**record["config"], out=tmp_path / "b"))
+    assert again.read_bytes() == joint.read_bytes()
+    assert not torch.equal(pixels(joint), pixels(generate(settings(tiny_model_dir, tmp_path, adapter=alone))[0]))
+
+
+def test_adapters_mix_by_the_sum_of_their_products(backbone: Backbone, adapter_file: Path, tmp_path: Path) -> None:
+    """What a layer adds is `w1 s B1 A1 x + w2 s B2 A2 x`, not a product of mixed factors."""
+    other = save_adapter(backbone, tmp_path / "other.safetensors", size=0.7)
+    read = [read_adapter(AdapterSpec(path, weight)) for path, weight in ((adapter_file, 0.3), (other, 0.7))]
+    name = backbone.target_layers("attention")[0]
+    plain = backbone.denoiser.get_submodule(name)
+    x = torch.randn(2, 5, plain.in_features, generator=stream(1, "x"))  # pyright: ignore[reportArgumentType]
+    wanted = plain(x)
+    for item in read:
+        down, up = (item.artifact.tensors[f"{name}.lora_{part}.weight"] for part in "AB")
+        wanted = wanted + item.weight * x @ down.T @ up.T
+    with torch.no_grad(), adapted(backbone, read):
+        torch.testing.assert_close(backbone.denoiser.get_submodule(name)(x), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_adapters_of_two_kinds_act_together_in_either_order(

@@ -64,13 +64,14 @@ def test_both_texts_are_in_the_file_and_read_back() -> None:
 @pytest.mark.parametrize("prompt", ["plain", "two\nlines", "weights: (a:1.2), b", 'a "quoted" thing', ""])
 @pytest.mark.parametrize("negative", ["", "ugly, Steps: 3"])
 def test_the_plain_text_alone_is_understood(prompt: str, negative: str) -> None:
-    adapters = [{"name": "cat, v2", "weight": 0.8}, {"name": "style", "weight": 1.0}]
+    late = {"name": "style", "weight": 1.0, "steps": [0.5, 1.0]}
+    adapters = [{"name": "cat, v2", "weight": 0.8, "steps": [0.0, 1.0]}, late]
     values = record(prompt=prompt, negative_prompt=negative, adapters=adapters)
     found = metadata.parse_plain_text(metadata.plain_text(values))
     for key in ("prompt", "negative_prompt", "seed", "steps", "sampler", "guidance", "width", "height"):
         assert found[key] == values[key]
     assert found["model"] == "toys"
-    assert found["other"]["Adapters"] == "cat, v2:0.8, style:1"
+    assert found["other"]["Adapters"] == "cat, v2:0.8, style:1@0.5-1"
 
 
 def test_a_file_of_another_tool_is_read(tmp_path: Path) -> None:

@@ -89,8 +89,8 @@ def test_adapter_without_effect(tiny_model: Path, pictures: Path, tmp_path: Path
         adapted(backbone, [read_adapter(spec)]),
     ):
         pass
-    with adapted(backbone, [read_adapter(AdapterSpec(made.artifact_path, 1.0))]) as weights:
-        assert weights == {"generate_0": 1.0}
+    with adapted(backbone, [read_adapter(AdapterSpec(made.artifact_path, 1.0))]) as active:
+        assert active.weights == {"generate_0": 1.0}
 
 
 def test_nan_that_trains_on() -> None:

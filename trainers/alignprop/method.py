@@ -19,10 +19,10 @@ from lrdiff.alignprop.trajectory import Gradients, rollout
 from lrdiff.artifact import Artifact, Header
 from lrdiff.errors import NonFiniteError
 from lrdiff.inject import inject, state, tuner_layers
+from lrdiff.prompts import read_prompts
 from lrdiff.rng import stream
 from lrdiff.sampling import SAMPLERS, guided
 from trainers.alignprop.config import AlignPropRun
-from trainers.alignprop.prompts import read
 from trainers.alignprop.stop import Watchdog
 from trainers.data import epoch_indices
 from trainers.engine import Engine
@@ -59,8 +59,8 @@ class AlignProp(Method[AlignPropRun]):
         super().__init__(config)
         settings = config.method
         self.name, self.engine = name, engine
-        self.prompts = read(config.train_prompts, "method.prompts")
-        self.held_out = read(config.held_out_prompts, "method.held_out")[: settings.held_out_count]
+        self.prompts = read_prompts(config.train_prompts, "method.prompts")
+        self.held_out = read_prompts(config.held_out_prompts, "method.held_out")[: settings.held_out_count]
         self.shown = list(config.watch.preview_prompts) or self.held_out[:2]
         self.objective = Objective(self._terms(), settings.bound)
         self.monitor = self._term(settings.monitor) if settings.monitor else None

@@ -13,7 +13,7 @@ from lrdiff.files import write_bytes
 
 NAME = "MANIFEST.toml"
 HEAD = "# Written by `lrdiff embedded make` and the measurements in tests/bench; paths are relative to this file.\n"
-FOLDERS = ("models", "subjects")
+FOLDERS = ("models", "prompts", "subjects")
 """Folders of which every file is listed."""
 
 Entry = dict[str, Any]
@@ -32,7 +32,8 @@ def record(assets: Path, name: str, folder: Path, facts: Mapping[str, Any]) -> N
         assets: Folder of the manifest.
         name: Of the entry.
         folder: Below `assets`; all its files are listed.
-        facts: How it was made: `command`, `seed`, `device`, `seconds`, `made_by`, and what else is worth knowing.
+        facts: How it was made: `command`, `seed`, `device`, `seconds`, `made_by`, and what else is worth knowing. What
+            no command made has `made_by` alone.
     """
     files = [
         {"path": path.relative_to(assets).as_posix(), "sha256": sha256(path)}

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from lrdiff.artifact import versions
 from lrdiff.backbones import Backbone
-from lrdiff.errors import ConfigError
 from lrdiff.files import write_bytes
 from lrdiff.rng import derive, stream
 from lrdiff.sampling import SAMPLERS
@@ -31,22 +30,6 @@ from lrdiff.world.toys import sample_scenes
 log = logging.getLogger(__name__)
 
 BATCH = 8
-
-
-def read_prompts(path: Path) -> list[str]:
-    """Return the prompts of a text file, one on each line; empty lines are left out.
-
-    Raises:
-        ConfigError: The file cannot be read, or holds none.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"method.prompts: {path} cannot be read as UTF-8 text ({error})") from error
-    prompts = [" ".join(line.split()) for line in lines if line.strip()]
-    if not prompts:
-        raise ConfigError(f"method.prompts: {path} holds no prompt; write one on each line")
-    return prompts
 
 
 def world_prompts(count: int, seed: int, name: str) -> list[str]:

@@ -14,6 +14,7 @@ from lrdiff.artifact import Artifact, Header
 from lrdiff.decoders import fingerprint_of
 from lrdiff.errors import RunError
 from lrdiff.inject import inject, state
+from lrdiff.prompts import read_prompts
 from lrdiff.watermark.decoder import default_lora_config
 from lrdiff.watermark.distortions import Distortions
 from lrdiff.watermark.dlws import LossWeights, Rules
@@ -25,14 +26,14 @@ from trainers.engine import Engine
 from trainers.method import Batch, Method, Metrics, ParamGroup
 from trainers.watermark import key
 from trainers.watermark.config import WatermarkRun
-from trainers.watermark.latents import generated, read_prompts, world_prompts
+from trainers.watermark.latents import generated, world_prompts
 
 ADAPTER = "default"
 CHUNK = 4
 """Pictures decoded at once where no gradient is needed."""
 EXAGGERATED = 10.0
 """Factor on the difference that previews show."""
-SLACK = 9.0
+SLACK = 4.0
 """How far below its goal the PSNR may fall, in dB, before the mark gives way."""
 MISSED = "pictures of this decoder may not be detected; train longer, or give method.target more layers"
 
@@ -94,7 +95,7 @@ class Watermark(Method[WatermarkRun]):
         """Gather what is decoded: to learn from, to measure on, and for previews; the clean pictures of each."""
         config, settings = self.config, self.config.method
         model = inputs.model_files(self.backbone.path)
-        given = read_prompts(settings.prompts) if settings.prompts else None
+        given = read_prompts(settings.prompts, "method.prompts") if settings.prompts else None
 
         def make(name: str, count: int, prompts: list[str] | None, steps: int) -> Tensor:
             texts = prompts or world_prompts(count, config.seed, name)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from app.block_maps import MapConfig
 from app.cli import VERBS
 from app.commands.flags import flag_names, read_flags
 from lrdiff.generate_config import GenerateConfig
@@ -29,8 +30,9 @@ HELPS = [
         for action in ("list", "show", "compare", "stop", "resume", "delete", "restore", "work")
     ),
     *(["embedded", action, "--help"] for action in ("list", "make")),
+    ["sla", "map", "--help"],
 ]
-MODELS = [*(run_config_class(method) for method in METHODS), GenerateConfig]
+MODELS = [*(run_config_class(method) for method in METHODS), GenerateConfig, MapConfig]
 
 
 def test_no_help_imports_anything_heavy() -> None:

@@ -7,8 +7,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from lrdiff import backbones
+from lrdiff.alignprop.prompt_match import named
 from lrdiff.generate import render
 from lrdiff.probe import load_probe
+from lrdiff.prompts import read_prompts
 from lrdiff.rng import stream
 from lrdiff.triplane.store import find as find_heads
 from lrdiff.triplane.store import load as load_heads
@@ -26,10 +28,22 @@ from trainers.embedded.toys_vae import psnr
 
 def test_manifest_matches_the_files() -> None:
     entries = manifest.read(ASSETS)
-    assert {"toys", "probe-a", "probe-b", "extractor", "subjects"} <= set(entries)
+    assert {"toys", "probe-a", "probe-b", "extractor", "prompts", "subjects"} <= set(entries)
     assert manifest.problems(ASSETS) == []
     for name, entry in entries.items():
-        assert {"command", "seed", "device", "seconds", "made_by"} <= set(entry), name
+        # No command made the prompts.
+        how = {"made_by"} if name == "prompts" else {"command", "seed", "device", "seconds", "made_by"}
+        assert how <= set(entry), name
+
+
+def test_held_out_prompts_name_nothing_that_is_trained_on() -> None:
+    """Of the two lists of prompts no noun is in both: a reward that rises on the second is no memory of the first."""
+    nouns = [
+        {named(prompt)["shape"] for prompt in read_prompts(ASSETS / "prompts" / name, name)}
+        for name in ("toys-train.txt", "toys-held-out.txt")
+    ]
+    assert all(nouns)
+    assert not set.intersection(*nouns)
 
 
 def test_sizes() -> None:

@@ -184,8 +184,8 @@ def test_it_has_no_strength_and_goes_with_a_lora(model: Path, images: Path, tmp_
     execute(subject)
     fresh = backbones.load(model)
     sparse, lora = (read_adapter(AdapterSpec(path=item.path, weight=1.0)) for item in (made, subject))
-    with adapted(fresh, [sparse, lora]) as weights:
-        assert len(weights) == 2
+    with adapted(fresh, [sparse, lora]) as active:
+        assert len(active.weights) == 2
         together = render(fresh, ["a red cube"], [0], steps=2)
     with adapted(fresh, [sparse]):
         assert not torch.equal(render(fresh, ["a red cube"], [0], steps=2), together)
@@ -193,6 +193,9 @@ def test_it_has_no_strength_and_goes_with_a_lora(model: Path, images: Path, tmp_
     for adapters, scales in (([half], (1.0,)), ([sparse], (0.5, 1.0))):
         with pytest.raises(ArtifactError, match="has no strength; use weight 1"), adapted(fresh, adapters, scales):
             pass
+    late = read_adapter(AdapterSpec(path=made.path, weight=1.0, begin=0.5))
+    with pytest.raises(ArtifactError, match="leave out @FROM-TO"), adapted(fresh, [late]):
+        pass
     with pytest.raises(TargetError, match="already"), adapted(fresh, [sparse, sparse]):
         pass
     assert not list(processors(fresh.denoiser))

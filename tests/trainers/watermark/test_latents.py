@@ -10,9 +10,8 @@ import torch
 
 from lrdiff import backbones
 from lrdiff.backbones import Backbone
-from lrdiff.errors import ConfigError
 from trainers.inputs import model_files
-from trainers.watermark.latents import cache_folder, generated, read_prompts, world_prompts
+from trainers.watermark.latents import cache_folder, generated, world_prompts
 
 PROMPTS = ["a red cube", "a blue ball", "a green ring"]
 
@@ -77,14 +76,3 @@ def test_captions_of_the_world_differ_by_seed_and_use(backbone: Backbone) -> Non
     assert len(set(texts)) > 3
     assert texts != world_prompts(6, 0, "held out")
     assert texts != world_prompts(6, 1, "generated")
-
-
-def test_prompts_are_read_line_by_line(tmp_path: Path) -> None:
-    path = tmp_path / "prompts.txt"
-    path.write_text("\ufeffa red  cube \n\n  a blue ball\n", encoding="utf-8")
-    assert read_prompts(path) == ["a red cube", "a blue ball"]
-    path.write_text("\n \n")
-    with pytest.raises(ConfigError, match="holds no prompt"):
-        read_prompts(path)
-    with pytest.raises(ConfigError, match="cannot be read"):
-        read_prompts(tmp_path / "absent.txt")
