@@ -1,8 +1,9 @@
 """`python -m tests.bench.page_load`: the page under load: 30 visitors look on while one run trains and three generate.
 
-A visitor asks for the page once and then, as the page does by itself, every two seconds what the Runs tab shows. Every
-answer is timed; an answer with an error, or none within ten seconds, counts as an error. One device computes one thing
-at a time, so the generations take turns with the training; that is how the app works, not how it is measured.
+A visitor asks for the page once and then, as the page does by itself, every two seconds what the Runs and Rewards tabs
+show. Every answer is timed; an answer with an error, or none within ten seconds, counts as an error. One device
+computes one thing at a time, so the generations take turns with the training; that is how the app works, not how it is
+measured.
 """
 
 from __future__ import annotations
@@ -47,29 +48,37 @@ class Load:
         return sorted(self.seconds)[min(len(self.seconds) - 1, int(share * len(self.seconds)))]
 
 
-def poll_of(url: str) -> dict[str, Any]:
-    """Return what the page sends every two seconds: the listener of its timer, with empty inputs."""
+def polls_of(url: str) -> list[dict[str, Any]]:
+    """Return what the page sends every two seconds: the listeners of its timers, with empty inputs."""
     config = httpx.get(f"{url}/config", trust_env=False, timeout=60).json()
-    [listener] = [item for item in config["dependencies"] if any(event == "tick" for _, event in item["targets"])]
-    return {"fn_index": listener["id"], "data": [None] * len(listener["inputs"])}
+    listeners = [item for item in config["dependencies"] if any(event == "tick" for _, event in item["targets"])]
+    return [{"fn_index": item["id"], "data": [None] * len(item["inputs"])} for item in listeners]
 
 
-def visit(url: str, number: int, end: float, load: Load, poll: dict[str, Any]) -> None:
+def ask(load: Load, request: Callable[..., httpx.Response], path: str, **body: Any) -> None:
+    """Send one request and note its time, and what went wrong."""
+    begin = time.monotonic()
+    try:
+        answer = request(path, **body)
+        if answer.status_code != 200:
+            load.errors.append(f"{answer.status_code}: {answer.text[:200]}")
+    except httpx.HTTPError as error:
+        load.errors.append(repr(error))
+    load.seconds.append(time.monotonic() - begin)
+
+
+def visit(url: str, number: int, end: float, load: Load, polls: list[dict[str, Any]]) -> None:
     """Be one visitor until `end`."""
     with httpx.Client(base_url=url, trust_env=False, timeout=LIMIT) as client:
         time.sleep(EVERY * number / 30)
         count = 0
         while time.monotonic() < end:
             begin = time.monotonic()
-            body = poll | {"session_hash": f"visitor{number}"}
-            try:
-                again = count % 10
-                answer = client.post("/gradio_api/run/predict", json=body) if again else client.get("/")
-                if answer.status_code != 200:
-                    load.errors.append(f"{answer.status_code}: {answer.text[:200]}")
-            except httpx.HTTPError as error:
-                load.errors.append(repr(error))
-            load.seconds.append(time.monotonic() - begin)
+            if count % 10:
+                for poll in polls:
+                    ask(load, client.post, "/gradio_api/run/predict", json=poll | {"session_hash": f"visitor{number}"})
+            else:
+                ask(load, client.get, "/")
             count += 1
             time.sleep(max(0.0, EVERY - (time.monotonic() - begin)))
 
@@ -99,9 +108,9 @@ def generate(url: str, number: int, end: float, load: Load, wish: dict[str, Any]
 def measure(url: str, seconds: float, visitors: int, generators: int, wish: dict[str, Any]) -> Load:
     """Put the load on a page and return what was met."""
     url, load = url.rstrip("/"), Load()
-    poll, end = poll_of(url), time.monotonic() + seconds
+    polls, end = polls_of(url), time.monotonic() + seconds
     work: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
-        *((visit, (url, number, end, load, poll)) for number in range(visitors)),
+        *((visit, (url, number, end, load, polls)) for number in range(visitors)),
         *((generate, (url, number, end, load, wish)) for number in range(generators)),
     ]
     threads = [threading.Thread(target=act, args=arguments, daemon=True) for act, arguments in work]

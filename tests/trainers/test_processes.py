@@ -20,14 +20,15 @@ WORKER = """
 import json, sys
 import torch
 from tests.trainers.line import Line, LineSettings, record_metrics, train
+from trainers.__main__ import leave
 torch.set_num_threads(1)
 rows = []
 method = Line(LineSettings(noise=0.1), batch_size=2)
 state = train(method, (record_metrics(rows),), accumulate=int(sys.argv[1]), clip=0.5)
 slope, offset = method.slope.tolist(), float(method.offset.detach())
-# An orderly end: a group that is torn down while the interpreter exits may abort the process.
 torch.distributed.destroy_process_group()
 print(json.dumps({"slope": slope, "offset": offset, "rows": rows, "seen": method.seen}))
+leave(0)
 """
 
 
@@ -44,7 +45,7 @@ RUN_WORKER = """
 import json, os, signal, sys, time
 from pathlib import Path
 from tests.trainers import line
-from trainers.__main__ import main
+from trainers.__main__ import leave, main
 from trainers.registry import METHODS
 METHODS["line"] = line.RUN_LINE
 folder, how, *flags = sys.argv[1:]
@@ -63,6 +64,7 @@ def init(self, *arguments):
 line.RunLine.__init__, line.RunLine.stepped = init, stepped
 code = main([folder, *flags])
 print(json.dumps({"code": code, "steps": steps}))
+leave(code)
 """
 
 
@@ -85,8 +87,10 @@ def in_two_processes(code: str, *arguments: object) -> list[dict]:
     finally:
         for worker in workers:
             worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(errors for _, errors in found)
-    return [json.loads(out.splitlines()[-1]) | {"said": errors} for out, errors in found]
+    said = "\n".join(errors for _, errors in found)
+    answers = [json.loads(out.splitlines()[-1]) | {"said": errors} for out, errors in found]
+    assert [worker.returncode for worker in workers] == [answer.get("code", 0) for answer in answers], said
+    return answers
 
 
 @pytest.fixture
