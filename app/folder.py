@@ -176,3 +176,8 @@ def _submitted(record: Record) -> float:
     """Return when a run was put into the queue; 0 for never."""
     when = record.get("submitted")
     return float(when) if isinstance(when, int | float) else 0.0
+
+
+def text_file(run: Path, setting: str) -> Path:
+    """Return where a run keeps the text of a setting that names a text file."""
+    return run / f"{setting}.txt"

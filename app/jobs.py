@@ -20,7 +20,7 @@ from typing import Any
 from app import text, text_runs, trash
 from app.device import Device
 from app.device import devices as devices_of
-from app.folder import Folder, Record
+from app.folder import Folder, Record, text_file
 from app.trash import Trashed
 from app.worker import Worker, is_attended
 from lrdiff.errors import RunError
@@ -135,11 +135,11 @@ class Queue(Folder):
             complete = config | {"data": config["data"] | own}
             for setting in texts:
                 part, name = setting.split(".")
-                complete[part] = complete[part] | {name: str(target / f"{setting}.txt")}
+                complete[part] = complete[part] | {name: str(text_file(target, setting))}
             run = create(staged / "run", method, complete)
             run.update(submitted=time.time())
             for setting, content in texts.items():
-                (run.path / f"{setting}.txt").write_text(content + "\n", encoding="utf-8")
+                text_file(run.path, setting).write_text(content + "\n", encoding="utf-8")
             if files:
                 copy_files(files, run.path / "images")
             try:
@@ -163,12 +163,15 @@ class Queue(Folder):
             ConfigError: A changed setting is unknown or does not fit.
             RunError: There is no such run, its pictures cannot be read, or the folder cannot be written.
         """
-        from app.repeat import changed, pictures_of
+        from app.repeat import changed, pictures_of, texts_of
 
-        record = self.find(name).read()
+        run = self.find(name)
+        record = run.read()
         config = changed(record, changes or {})
-        files = pictures_of(name, config)
-        return self.submit(record["method"], config, files, label or config.get("data", {}).get("prompt") or "run")
+        files, texts = pictures_of(name, config), texts_of(run, config)
+        return self.submit(
+            record["method"], config, files, label or config.get("data", {}).get("prompt") or "run", texts
+        )
 
     def stop(self, name: str) -> None:
         """Ask a run to finish its step, save and end; one that waits ends at once. Raises `RunError` when it ended."""

@@ -9,9 +9,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from app import text_runs
+from app.folder import text_file
 from lrdiff.errors import ConfigError, RunError
 from trainers.config import describe_errors
 from trainers.registry import run_config_class
+from trainers.rundir import RunDir
 
 
 def changed(record: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,6 +50,20 @@ def pictures_of(name: str, config: Mapping[str, Any]) -> dict[str, Path]:
     except OSError as error:
         reason = text_runs.NO_PICTURES.format(path=folder, reason=error.strerror or error)
         raise RunError(text_runs.CANNOT_REPEAT.format(name=name, reason=reason)) from error
+
+
+def texts_of(run: RunDir, config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the texts that a run keeps beside its record and its settings still name, by setting: "method.prompts".
+
+    A repeat takes a copy, so that the earlier run may be thrown away before the new one begins.
+    """
+    found: dict[str, str] = {}
+    for part, values in config.items():
+        for name, value in values.items() if isinstance(values, dict) else ():
+            path = text_file(run.path, f"{part}.{name}")
+            if isinstance(value, str) and path.is_file() and Path(value).resolve() == path.resolve():
+                found[f"{part}.{name}"] = path.read_text(encoding="utf-8").removesuffix("\n")
+    return found
 
 
 def _with(config: dict[str, Any], path: list[str], value: Any, complaint: str) -> dict[str, Any]:

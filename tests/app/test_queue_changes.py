@@ -127,6 +127,22 @@ def test_a_run_is_repeated_with_changes_and_its_own_pictures(short: Queue, photo
     assert len(short.runs()) == 2
 
 
+def test_a_repeat_has_a_copy_of_the_prompts_that_its_run_kept(short: Queue, tmp_path: Path) -> None:
+    other = tmp_path / "mine.txt"
+    other.write_text("a green cone\n")
+    config = run_config_class("alignprop").model_validate({"method": {"reward": ["brightness"], "held_out": other}})
+    texts = {"method.prompts": "a red cube\na blue ball"}
+    first = short.submit("alignprop", config.model_dump(mode="json"), {}, "bright", texts)
+    again = short.repeat(first.path.name, label="second")
+    settings = again.read()["config"]["method"]
+    assert settings["prompts"] == str(again.path / "method.prompts.txt")
+    assert (again.path / "method.prompts.txt").read_text() == "a red cube\na blue ball\n"
+    assert settings["held_out"] == str(other), "a file of the user's own stays where it is"
+    changed = short.repeat(first.path.name, {"method.prompts": str(other)}, "third")
+    assert changed.read()["config"]["method"]["prompts"] == str(other)
+    assert not (changed.path / "method.prompts.txt").exists()
+
+
 def test_a_deaf_run_is_ended_at_once(short: Queue) -> None:
     run, following = submit(short, "deaf"), submit(short, "finish")
     with pytest.raises(RunError, match="not running"):
