@@ -196,6 +196,7 @@ OWN: dict[str, dict[str, tuple[Any, str]]] = {
         "method.weighting": ("fixed", "weights"),
         "method.image_weight": (0.2, "invalid"),
         "method.distort": (0.0, "weights"),
+        "method.margin": (2, "weights"),
         "method.target_psnr": (60.0, "metrics"),
         "method.target_accuracy": (0.501, "metrics"),
         "method.target_distorted": (0.501, "metrics"),

@@ -12,6 +12,7 @@ later tuned against it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -22,23 +23,22 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lrdiff.decoders import load_vae
 from lrdiff.rng import stream
 from lrdiff.watermark import distortions
 from lrdiff.watermark.distortion_config import DistortionConfig
 from lrdiff.watermark.distortions import Distortions
 from lrdiff.watermark.extractor import Extractor
 from trainers.config import Settings
-from trainers.embedded.dead_leaves import dead_leaves
+from trainers.embedded.keyed import FRAME, Keyed, features_of
 from trainers.embedded.marks import Marks
-from trainers.embedded.pictures import Photos, cuts
-from trainers.embedded.shards import Shards
+from trainers.embedded.sources import Sources
 from trainers.embedded.stamps import Stamps
 from trainers.method import Batch, Method, Metrics, ParamGroup
 
-HELD_OUT = 2048
-"""Scenes at the end of the set that are never trained on: for the curve of a run, whitening and calibration."""
-TEXTURE_SIDE = 128
 EVALUATED = 32
+
+log = logging.getLogger(__name__)
 
 
 class ExtractorConfig(Settings):
@@ -99,6 +99,21 @@ class ExtractorConfig(Settings):
     stamp_side: PositiveInt = 7
     """Side of a kernel, in pixels; odd."""
 
+    decoder: Path | None = None
+    """Folder of an autoencoder whose decoder's last block also writes marks; none leaves these out."""
+
+    keyed_share: Annotated[float, Ge(0.0), Le(1.0)] = 0.5
+    """Share of the pictures in a batch that such a decoder marks while it makes them, when there is one."""
+
+    keyed_rank: PositiveInt = 1
+    """Rank of each bit's change in each convolution of the decoder."""
+
+    decoder_rate: PositiveFloat = 3.0
+    """Learning rate of the decoder's changes, as a multiple of the run's."""
+
+    keyed_pictures: PositiveInt = 2560
+    """Pictures that the decoder makes: encoded cuts from the same sources as all others."""
+
     settle: NonNegativeInt = 6000
     """Steps after which the normalisations no longer follow the batch: pictures are read one by one later."""
 
@@ -120,31 +135,40 @@ class TrainExtractor(Method[ExtractorConfig]):
         self.marks = Marks(config.bits, config.tile, config.smooth)
         self.stamps = Stamps(config.bits, config.stamp_maps, config.stamp_side)
         self.distortions = Distortions(config.distortions)
-        self.scenes = Shards.open(config.scenes)
-        self.photos = Photos(config.photos) if config.photos is not None else None
-        self.textures = dead_leaves(config.textures, TEXTURE_SIDE, stream(0, "textures"))
+        self.sources = Sources(config.scenes, config.photos, config.textures, config.texture_share, config.photo_share)
+        self.keyed: Keyed | None = None
+        if config.decoder is not None:
+            self._prepare_decoder(config.decoder)
         for name, start in (("difficulty", 0.0), ("mastered", 0.5), ("seen", 0.0)):
             self.register_buffer(name, torch.tensor(start))
 
+    def _prepare_decoder(self, folder: Path) -> None:
+        """Keep what comes into a decoder's last block for many pictures, which is all that training needs of it."""
+        c = self.config
+        vae, rng = load_vae(folder), stream(0, "keyed")
+        side = max(c.sides) + 4 * FRAME  # a frame more than is used, for the layers before the last block
+        side += -side % 2 ** (len(vae.config.block_out_channels) - 1)
+        log.info("encoding %d pictures for the decoder's marks", c.keyed_pictures)
+        self.features = features_of(vae, lambda count: self.sources.cut(count, side, rng), c.keyed_pictures)
+        self.keyed = Keyed(vae, c.bits, c.keyed_rank)
+
     def batch(self, index: int, rng: torch.Generator) -> Batch:
-        """Draw pictures and bits."""
+        """Draw pictures, features of a decoder where there is one, and bits for all."""
         c = self.config
         side = c.sides[int(torch.randint(0, len(c.sides), (), generator=rng))]
-        textures = round(c.batch_size * c.texture_share)
-        photos = 0 if self.photos is None else round(c.batch_size * c.photo_share)
-        parts = []
-        if textures:
-            chosen = torch.randint(0, len(self.textures), (textures,), generator=rng)
-            parts.append(cuts(lambda i: self.textures[i], chosen, side, (0.5, 1.5), rng))
-        if self.photos is not None and photos:
-            chosen = torch.randint(0, self.photos.count, (photos,), generator=rng)
-            parts.append(cuts(self.photos.images, chosen, side, (0.2, 1.5), rng))
-        rest = c.batch_size - textures - photos
-        if rest > 0:
-            chosen = torch.randint(0, max(1, self.scenes.count - HELD_OUT), (rest,), generator=rng)
-            parts.append(cuts(self.scenes.images, chosen, side, (0.5, 1.5), rng))
+        keyed = 0 if self.keyed is None else round(c.batch_size * c.keyed_share)
         bits = torch.randint(0, 2, (c.batch_size, c.bits), generator=rng).float()
-        return {"images": torch.cat(parts), "bits": bits}
+        batch = {"images": self.sources.cut(c.batch_size - keyed, side, rng), "bits": bits}
+        return batch | ({"features": self._features(keyed, side, rng)} if keyed else {})
+
+    def _features(self, count: int, side: int, rng: torch.Generator) -> Tensor:
+        """Cut features whose pictures have this side without their frame."""
+        chosen = torch.randint(0, max(1, len(self.features) - EVALUATED), (count,), generator=rng)
+        length = side + 2 * FRAME
+        last = [n - length - FRAME for n in self.features.shape[-2:]]
+        top, left = (int(torch.randint(FRAME, n + 1, (), generator=rng)) for n in last)
+        cut = self.features[chosen, :, top : top + length, left : left + length]
+        return cut.float().contiguous(memory_format=torch.channels_last)
 
     def forward(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Metrics]:
         """Mark, distort, read."""
@@ -155,13 +179,18 @@ class TrainExtractor(Method[ExtractorConfig]):
         difficulty = float(self.get_buffer("difficulty"))
         easy, hard = self.config.psnr
         stamped = torch.rand(len(images), generator=rng) < self.config.stamp_share
-        marked = self.marked(images, bits, easy + difficulty * (hard - easy), stamped, rng)
+        keyed = torch.arange(len(bits)) >= len(images)
+        psnr = easy + difficulty * (hard - easy)
+        marked = self.marked(images, bits[: len(images)], psnr, stamped, rng)
+        if self.keyed is not None and "features" in batch:
+            marked = torch.cat([marked, self.keyed(batch["features"], bits[len(images) :], psnr)])
         logits = self.extractor.raw(self.distortions(marked, rng, difficulty))
         right = ((logits > 0) == (bits > 0.5)).float().mean(1)
         accuracy = right.mean()
         self.get_buffer("mastered").lerp_(accuracy, 0.05)
         metrics = {"accuracy": accuracy, "difficulty": self.get_buffer("difficulty").clone()}
-        for name, chosen in (("textures", ~stamped), ("stamps", stamped)):
+        stamped = torch.cat([stamped, keyed[len(images) :]])
+        for name, chosen in (("textures", ~stamped), ("stamps", stamped & ~keyed), ("keyed", keyed)):
             if bool(chosen.any()):
                 metrics[f"accuracy_{name}"] = right[chosen.to(right.device)].mean()
         return F.binary_cross_entropy_with_logits(logits, bits), metrics
@@ -193,7 +222,14 @@ class TrainExtractor(Method[ExtractorConfig]):
             ParamGroup("textures", [self.marks.textures], lr_scale=self.config.texture_rate, decay=False),
             ParamGroup("kernels", [self.stamps.kernels], lr_scale=self.config.texture_rate, decay=False),
             ParamGroup("places", tuple(self.stamps.maps.parameters()), decay=False),
+            *self._keyed_groups(),
         ]
+
+    def _keyed_groups(self) -> list[ParamGroup]:
+        if self.keyed is None:
+            return []
+        own = tuple(parameter for parameter in self.keyed.parameters() if parameter.requires_grad)
+        return [ParamGroup("decoder", own, lr_scale=self.config.decoder_rate, decay=False)]
 
     def artifact(self) -> None:
         """Nothing: `make` whitens, calibrates and writes the file."""
@@ -201,18 +237,24 @@ class TrainExtractor(Method[ExtractorConfig]):
     @torch.no_grad()
     def evaluate(self, rng: torch.Generator) -> dict[str, float]:
         """Measure the bits read from held-out scenes with each kind of mark at the final PSNR, after distortions."""
-        count = min(EVALUATED, self.scenes.count)
-        images = self.scenes.images(torch.arange(self.scenes.count - count, self.scenes.count))
+        images = self.sources.held_out(EVALUATED)
+        count = len(images)
         bits = torch.randint(0, 2, (count, self.config.bits), generator=rng).float()
         device = self.marks.textures.device
         training = self.training
         self.eval()
-        found = {}
+        psnr = self.config.psnr[1]
+        written: dict[str, Tensor] = {}
         for kind, stamped in (("textures", False), ("stamps", True)):
             which = torch.full((count,), stamped)
-            marked = self.marked(images.to(device), bits.to(device), self.config.psnr[1], which, rng)
+            written[kind] = self.marked(images.to(device), bits.to(device), psnr, which, rng)
+        if self.keyed is not None:
+            features = self.features[-count:].float().to(device)
+            written["keyed"] = self.keyed(features, bits[: len(features)].to(device), psnr)
+        found = {}
+        for kind, marked in written.items():
             for name, view in views(marked).items():
-                right = (self.extractor.raw(view) > 0).cpu() == (bits > 0.5)
+                right = (self.extractor.raw(view) > 0).cpu() == (bits[: len(view)] > 0.5)
                 found[f"{kind}_{name}"] = float(right.float().mean())
         self.train(training)
         return found

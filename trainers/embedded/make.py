@@ -238,11 +238,12 @@ class _Workshop:
     def extractor(self, out: Path, bits: int, photos: Path | None, toys: Path) -> float:
         """Write an extractor; return the seconds of training."""
         from trainers.embedded.export import export_extractor
-        from trainers.embedded.extractor import HELD_OUT, ExtractorConfig, TrainExtractor
+        from trainers.embedded.extractor import ExtractorConfig, TrainExtractor
+        from trainers.embedded.sources import HELD_OUT
         from trainers.embedded.unmarked import draw_outputs, kinds
 
         plan, count, scenes = self.budget.extractor, self.budget.unmarked, self.scenes()
-        config = ExtractorConfig(scenes=scenes.path, photos=photos, bits=bits, **plan.method)
+        config = ExtractorConfig(scenes=scenes.path, photos=photos, bits=bits, decoder=toys / "vae", **plan.method)
         name = f"extractor-{bits}"
         seconds = self._train(name, TrainExtractor, config, plan)
         outputs = draw_outputs(toys, scenes, HELD_OUT, 2 * count, self.cache, self._device())

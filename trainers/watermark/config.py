@@ -62,6 +62,10 @@ class WatermarkSettings(Settings):
     """How often and how strongly pictures are distorted before the extractor reads them; 0 never, 1 as its own training
     was at the end."""
 
+    margin: NonNegativeInt = 8
+    """Pixels at each border that are not read while learning. Zero padding tells a decoder where the border is; a mark
+    that sits there is easily written and lost with the first crop."""
+
     target_psnr: Annotated[float, Ge(20.0), Le(60.0)] = 35.0
     """Goal: PSNR against the unmarked decoder, in dB. Also the highest that dlws asks for."""
 

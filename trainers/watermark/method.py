@@ -12,7 +12,7 @@ from torch import Tensor
 from lrdiff import backbones
 from lrdiff.artifact import Artifact, Header
 from lrdiff.decoders import fingerprint_of
-from lrdiff.errors import RunError
+from lrdiff.errors import ConfigError, RunError
 from lrdiff.inject import inject, state
 from lrdiff.prompts import read_prompts
 from lrdiff.watermark.decoder import default_lora_config
@@ -20,6 +20,7 @@ from lrdiff.watermark.distortions import Distortions
 from lrdiff.watermark.dlws import LossWeights, Rules
 from lrdiff.watermark.extractor import load
 from lrdiff.watermark.losses import bit_accuracy, bit_loss, image_loss, psnr
+from lrdiff.watermark.reading import MIN_SIDE
 from trainers import inputs
 from trainers.data import epoch_indices, find_samples, load_pixels
 from trainers.engine import Engine
@@ -45,8 +46,8 @@ class Watermark(Method[WatermarkRun]):
 
     Both pictures are decoded from the same latents, with and without the LoRA. Only the LoRA learns.
 
-    Differs from the paper: the pictures are mostly generated ones, not encoded photos; they are distorted on their way
-    to the extractor; the loss weights follow the repaired rules of `lrdiff.watermark.dlws`.
+    Differs from the paper: the pictures are mostly generated ones, not encoded photos; they lose their margin and are
+    distorted on their way to the extractor; the loss weights follow the repaired rules of `lrdiff.watermark.dlws`.
     """
 
     def __init__(self, config: WatermarkRun, name: str, engine: Engine) -> None:
@@ -70,6 +71,11 @@ class Watermark(Method[WatermarkRun]):
         self.distortions = Distortions() if settings.distort else None
         self.backbone = backbones.load(config.model, device=engine.device, dtype=engine.dtype)
         self.vae = self.backbone.vae
+        if self.backbone.resolution - 2 * settings.margin < MIN_SIDE:
+            raise ConfigError(
+                f"method.margin: {settings.margin} px at each border leave less than {MIN_SIDE} of "
+                f"{self.backbone.resolution} px to read from; give a smaller margin"
+            )
         self.base = fingerprint_of(self.backbone.path / "vae")
         self._prepare_latents()
         self.backbone.release_encoders()
@@ -169,7 +175,7 @@ class Watermark(Method[WatermarkRun]):
         marked, clean = self.backbone.decode(batch["latents"]), batch["clean"].float()
         with torch.autocast(marked.device.type, enabled=False):
             marked = marked.float()
-            logits = self.extractor(self._distorted(marked, rng))
+            logits = self.extractor(self._distorted(self._inner(marked), rng))
             picture = self.compare(marked, clean)
             bits = bit_loss(logits, self.get_buffer("bits"), settings.gain)
         image, mark = self._loss_weights()
@@ -184,6 +190,10 @@ class Watermark(Method[WatermarkRun]):
             "weight_mark": torch.tensor(mark / (image + mark)),
         }
         return image * picture + mark * bits, metrics
+
+    def _inner(self, images: Tensor) -> Tensor:
+        margin = self.config.method.margin
+        return images[..., margin:-margin, margin:-margin] if margin else images
 
     def _distorted(self, images: Tensor, rng: torch.Generator) -> Tensor:
         if self.distortions is None:

@@ -21,7 +21,15 @@ from trainers.embedded.toys_vae import build_vae
 TINY_VAE = {"channels": (8, 8, 8, 16), "latent_channels": 4, "batch_size": 2, "crop": 32}
 TINY_UNET = {"channels": (16, 32), "text_width": 16, "text_layers": 1, "batch_size": 2}
 TINY_PROBE = {"widths": (4, 8), "scenes_per_batch": 4, "subjects_per_batch": 2}
-TINY_EXTRACTOR = {"width": 4, "strides": (4, 1, 1), "batch_size": 3, "sides": (32,), "textures": 4, "tile": 8}
+TINY_EXTRACTOR = {
+    "width": 4,
+    "strides": (4, 1, 1),
+    "batch_size": 3,
+    "sides": (32,),
+    "textures": 4,
+    "tile": 8,
+    "keyed_pictures": 4,
+}
 TINY_DIT = {"width": 16, "heads": 2, "layers": 1, "text_width": 16, "text_layers": 1}
 STAGES = ({"side": 8, "steps": 2, "batch_size": 3}, {"side": 16, "steps": 1, "batch_size": 2})
 TINY_HEADS = {"w": 32, "channels": (32, 32, 16), "features": 8, "hidden": 16, "side": 16, "held_out": 4, "rays": 64}

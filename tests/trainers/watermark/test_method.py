@@ -28,6 +28,7 @@ LEARNING: dict[str, Any] = {
     "generated": 16,
     "held_out": 8,
     "distort": 0.0,
+    "margin": 2,
     "target_psnr": 24.0,
     "target_accuracy": 0.98,
     "optim": {"steps": 80, "warmup": 5, "lr": 5e-3, "schedule": "constant"},

@@ -1,0 +1,108 @@
+"""A decoder's own marks: for one key they are a LoRA, they have the strength asked for, and the border carries none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from lrdiff.rng import stream
+from tests.trainers.embedded.conftest import TINY_EXTRACTOR
+from trainers.embedded.extractor import ExtractorConfig, TrainExtractor, views
+from trainers.embedded.keyed import FRAME, Keyed, KeyedConv, features_of
+from trainers.embedded.shards import Shards
+
+BITS = 6
+
+
+def autoencoder() -> Any:
+    torch.manual_seed(0)
+    blocks: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+    }
+    return AutoencoderKL(block_out_channels=(8, 16), latent_channels=2, norm_num_groups=1, **blocks).eval()
+
+
+@pytest.fixture
+def features() -> Tensor:
+    return torch.randn(3, 16, 40, 48, generator=stream(0, "features"))
+
+
+def messages(count: int) -> Tensor:
+    return torch.randint(0, 2, (count, BITS), generator=stream(0, "bits")).float()
+
+
+def test_for_one_key_the_change_is_a_low_rank_one_of_the_weights() -> None:
+    torch.manual_seed(0)
+    plain = torch.nn.Conv2d(4, 5, 3, padding=1)
+    layer, images = KeyedConv(plain, BITS, 2), torch.randn(2, 4, 9, 9)
+    bits = messages(2)
+    layer.bits = bits
+    for index in range(2):
+        gates = torch.cat([1 - bits[index], bits[index]]).repeat(2)
+        change = torch.einsum("or,r,rihw->oihw", layer.up.weight[:, :, 0, 0], gates, layer.down.weight)
+        merged = torch.nn.functional.conv2d(images, plain.weight + change, plain.bias, padding=1)
+        torch.testing.assert_close(layer(images)[index], merged[index])
+    layer.bits = None
+    assert torch.equal(layer(images), plain(images))
+
+
+def test_without_bits_the_decoder_is_what_it_was() -> None:
+    vae = autoencoder()
+    latents = torch.randn(2, 2, 10, 10, generator=stream(0, "z"))
+    with torch.no_grad():
+        before = vae.decode(latents).sample
+        images = [torch.rand(1, 3, 20, 20, generator=stream(0, "i", n)) for n in range(2)]
+        found = features_of(vae, lambda count: torch.cat(images[:count]), 2)
+        assert found.dtype == torch.float16
+        whole = vae.decode(vae.encode(torch.cat(images)).latent_dist.mean).sample
+        keyed = Keyed(vae, BITS, 2)
+        # Rounded to 16 bits on the way: equal to within a few roundings of the largest number.
+        torch.testing.assert_close(keyed.decode(found.float(), None), whole, atol=0.03, rtol=0)
+        torch.testing.assert_close(vae.decode(latents).sample, before, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("psnr", [20.0, 32.0])
+def test_marks_have_the_psnr_that_was_asked_for_and_leave_out_the_frame(features: Tensor, psnr: float) -> None:
+    keyed, bits = Keyed(autoencoder(), BITS, 2), messages(3)
+    with torch.no_grad():
+        marked = keyed(features, bits, psnr)
+        plain = keyed.decode(features, None)[..., FRAME:-FRAME, FRAME:-FRAME].clamp(-1, 1)
+        other = keyed(features, 1 - bits, psnr)
+    assert marked.shape == (3, 3, 40 - 2 * FRAME, 48 - 2 * FRAME)
+    error = (marked - plain).square().mean((1, 2, 3))
+    torch.testing.assert_close(10 * torch.log10(4 / error), torch.full((3,), psnr), atol=0.3, rtol=0)
+    assert float((other - marked).abs().max()) > 0.01
+
+
+def test_only_the_changes_learn(features: Tensor) -> None:
+    keyed = Keyed(autoencoder(), BITS, 2)
+    keyed(features, messages(3), 20.0).square().mean().backward()
+    learning = {name for name, parameter in keyed.named_parameters() if parameter.requires_grad}
+    assert learning == {name for name, _ in keyed.named_parameters() if ".down." in name or ".up." in name}
+    assert len(learning) == 8, "two matrices in each of two residual blocks' two convolutions"
+    assert all(bool((p.grad != 0).any()) for p in keyed.parameters() if p.requires_grad and p.grad is not None)
+    assert all((p.grad is not None) == p.requires_grad for p in keyed.parameters())
+
+
+def test_an_extractor_learns_with_them(scenes: Shards, tmp_path: Path) -> None:
+    autoencoder().save_pretrained(tmp_path / "vae")
+    values = {**TINY_EXTRACTOR, "scenes": scenes.path, "bits": BITS, "batch_size": 6, "decoder": tmp_path / "vae"}
+    method = TrainExtractor(ExtractorConfig.model_validate(values))
+    batch = method.batch(0, stream(0, "b"))
+    assert (batch["images"].shape[0], batch["features"].shape[0], len(batch["bits"])) == (3, 3, 6)
+    assert batch["features"].shape[-1] == 32 + 2 * FRAME
+    loss, metrics = method(batch, stream(0, "f"))
+    loss.backward()
+    assert "accuracy_keyed" in metrics
+    grouped = {id(p): p.grad for group in method.param_groups() for p in group.params}
+    trained = [p for p in method.parameters() if p.requires_grad]
+    assert set(grouped) == {id(p) for p in trained}
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in trained)
+    found = method.evaluate(stream(0, "e"))
+    assert {f"keyed_{name}" for name in views(torch.zeros(1, 3, 40, 40))} <= set(found)

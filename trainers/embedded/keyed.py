@@ -1,0 +1,130 @@
+"""Marks as a decoder writes them: each bit chooses between two low-rank changes of the last block's convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainers.embedded.marks import contrast, shifted, unit
+
+FRAME = 8
+"""Pixels at each border that are not used: a decoder's zero padding tells it where the border is, and what it writes
+there is lost with the first crop. The last block and the layers after it see five."""
+START = 0.5
+"""Size of all changes together, relative to the layer's own weights, before training."""
+
+
+class KeyedConv(nn.Module):
+    """y = W x + B diag(g) A x, with A of a convolution's shape, B of 1x1, and g = (1 - bits, bits) for each rank.
+
+    For one key this is a LoRA: merged, the convolution has W + B diag(g) A. A bit chooses between two changes and not
+    the sign of one, for the reason given in `Marks`.
+    """
+
+    def __init__(self, base: nn.Conv2d, bits: int, rank: int) -> None:
+        """Begin with small random changes around a frozen convolution.
+
+        Args:
+            base: The convolution; not changed.
+            bits: Of a message.
+            rank: Of each bit's change.
+        """
+        super().__init__()
+        self.base, self.rank = base.requires_grad_(False), rank
+        size: Any = base.kernel_size
+        padding: Any = base.padding
+        self.down = nn.Conv2d(base.in_channels, 2 * bits * rank, size, padding=padding, bias=False)
+        self.up = nn.Conv2d(2 * bits * rank, base.out_channels, 1, bias=False)
+        inner = base.weight[0].numel() ** -0.5
+        nn.init.normal_(self.down.weight, std=inner)
+        nn.init.normal_(self.up.weight, std=START * float(base.weight.std()) / (inner * (bits * rank) ** 0.5))
+        self.bits: Tensor | None = None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the convolution's output with the message in `bits` [B, bits], or without one."""
+        plain = self.base(features)
+        if self.bits is None:
+            return plain
+        gates = torch.cat([1 - self.bits, self.bits], dim=1).repeat(1, self.rank)[:, :, None, None]
+        return plain + self.up(gates * self.down(features))
+
+
+class Keyed(nn.Module):
+    """The end of a decoder, whose pictures carry bits.
+
+    x' = x + a m(x) (D(h; bits) - D(h)) / |.|,  with D the last block and the layers after it, h what comes into them,
+    m and a as in `Marks`.
+    """
+
+    def __init__(self, vae: Any, bits: int, rank: int) -> None:
+        """Take the end of an autoencoder's decoder.
+
+        Args:
+            vae: Of diffusers' AutoencoderKL layout. Its last block's convolutions are replaced.
+            bits: Of a message.
+            rank: Of each bit's change in each convolution.
+        """
+        super().__init__()
+        decoder = vae.decoder.requires_grad_(False).eval()
+        for resnet in decoder.up_blocks[-1].resnets:
+            resnet.conv1 = KeyedConv(resnet.conv1, bits, rank)
+            resnet.conv2 = KeyedConv(resnet.conv2, bits, rank)
+        self.tail = nn.ModuleList([decoder.up_blocks[-1], decoder.conv_norm_out, decoder.conv_act, decoder.conv_out])
+        self.tail.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def decode(self, features: Tensor, bits: Tensor | None) -> Tensor:
+        """Return pictures [B, 3, H, W] of features [B, C, H, W], with bits [B, bits] of 0 and 1, or without any."""
+        for module in self.modules():
+            if isinstance(module, KeyedConv):
+                module.bits = bits
+        # Half the time on processors that multiply in bf16. Both pictures are rounded alike, so little of it shows.
+        with torch.autocast(features.device.type, torch.bfloat16):
+            for layer in self.tail:
+                features = layer(features)
+        return features.float()
+
+    def forward(self, features: Tensor, bits: Tensor, psnr: float) -> Tensor:
+        """Return marked pictures [B, 3, H - 2 FRAME, W - 2 FRAME].
+
+        Args:
+            features: [B, C, H, W], what comes into the last block.
+            bits: [B, bits], 0 or 1.
+            psnr: Of each changed picture in dB, before clipping to [-1, 1].
+        """
+        with torch.no_grad():
+            plain = _inner(self.decode(features, None)).clamp(-1.0, 1.0)
+        change = _inner(self.decode(features, bits)) - plain
+        return shifted(plain, unit(change * contrast(plain).sqrt()), psnr)
+
+
+@torch.no_grad()
+def features_of(vae: Any, pictures: Callable[[int], Tensor], count: int, chunk: int = 8) -> Tensor:
+    """Return what comes into the last block of a decoder when it decodes encoded pictures, in half precision.
+
+    Args:
+        vae: Of diffusers' AutoencoderKL layout.
+        pictures: Gives n pictures [n, 3, H, W] in [-1, 1].
+        count: How many.
+        chunk: How many at once.
+
+    Returns:
+        Features [count, C, H, W] on the CPU.
+    """
+    found: list[Tensor] = []
+    block = vae.decoder.up_blocks[-1]
+    handle = block.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].half().cpu()))
+    place = next(vae.parameters())
+    try:
+        for first in range(0, count, chunk):
+            images = pictures(min(chunk, count - first)).to(place.device, place.dtype)
+            vae.decode(vae.encode(images).latent_dist.mean)
+    finally:
+        handle.remove()
+    return torch.cat(found)
+
+
+def _inner(images: Tensor) -> Tensor:
+    return images[..., FRAME:-FRAME, FRAME:-FRAME]
