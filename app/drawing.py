@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -193,9 +193,10 @@ class Drawing:
             pace.leave()
 
         def tell(progress: Progress) -> None:
-            if self._cancelled.is_set():
-                raise Cancelled
             saved = before + progress.saved
+            if self._cancelled.is_set():
+                self.status = replace(self.status, saved=saved)  # what was written meanwhile is shown
+                raise Cancelled
             if progress.x0 is None:
                 self.status = Status(self.status.message, min(1.0, len(saved) / images), saved)
                 return

@@ -45,6 +45,7 @@ def elsewhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep caches and results of these tests out of the project."""
     monkeypatch.setattr(watermark_material, "CACHE", place / "cache")
     monkeypatch.setattr(result, "RESULTS", place)
+    monkeypatch.setattr(watermark_robustness, "PICTURE", place / "watermark.png")
     monkeypatch.setenv("XDG_CACHE_HOME", str(place / "user"))
 
 
@@ -66,6 +67,7 @@ def test_robustness_and_limits_measure_every_bar_for_every_key(place: Path, word
     more = [*words, "--steps", "2", "--guidance", "1", "--settings", SETTINGS]
     arguments = ["--keys", "2", "--images", "4", "--suite-images", "0", *more]
     assert watermark_robustness.main(arguments) == 0
+    assert (place / "watermark.png").is_file()
     record = result.read(place / "watermark_robustness.json")
     assert [row[0] for row in record["rows"]][:3] == ["none", "jpeg 80", "jpeg 50"]
     assert len(record["rows"]) == len(watermark_robustness.BARS) + 1

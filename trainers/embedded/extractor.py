@@ -37,6 +37,8 @@ from trainers.embedded.stamps import Stamps
 from trainers.method import Batch, Method, Metrics, ParamGroup
 
 EVALUATED = 32
+KINDS = ("textures", "stamps", "keyed")
+"""Of marks."""
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +110,7 @@ class ExtractorConfig(Settings):
     keyed_rank: PositiveInt = 1
     """Rank of each bit's change in each convolution of the decoder."""
 
-    decoder_rate: PositiveFloat = 3.0
+    decoder_rate: PositiveFloat = 10.0
     """Learning rate of the decoder's changes, as a multiple of the run's."""
 
     keyed_pictures: PositiveInt = 2560
@@ -118,8 +120,8 @@ class ExtractorConfig(Settings):
     """Steps after which the normalisations no longer follow the batch: pictures are read one by one later."""
 
     master: Annotated[float, Gt(0.5), Le(1.0)] = 0.9
-    """Share of bits that must be read, on average over recent steps, for the task to get harder. Low values let a part
-    of the bits be given up for good."""
+    """Share of bits that must be read of each kind of mark, on average over recent steps, for the task to get harder.
+    Low values let a part of the bits be given up for good."""
 
     ramp: PositiveInt = 4000
     """Steps, while mastered, from easy to full difficulty: the distortions and the PSNR rise together."""
@@ -139,8 +141,9 @@ class TrainExtractor(Method[ExtractorConfig]):
         self.keyed: Keyed | None = None
         if config.decoder is not None:
             self._prepare_decoder(config.decoder)
-        for name, start in (("difficulty", 0.0), ("mastered", 0.5), ("seen", 0.0)):
-            self.register_buffer(name, torch.tensor(start))
+        for name in ("difficulty", "seen"):
+            self.register_buffer(name, torch.tensor(0.0))
+        self.register_buffer("mastered", torch.full((len(KINDS),), 0.5))
 
     def _prepare_decoder(self, folder: Path) -> None:
         """Keep what comes into a decoder's last block for many pictures, which is all that training needs of it."""
@@ -186,13 +189,12 @@ class TrainExtractor(Method[ExtractorConfig]):
             marked = torch.cat([marked, self.keyed(batch["features"], bits[len(images) :], psnr)])
         logits = self.extractor.raw(self.distortions(marked, rng, difficulty))
         right = ((logits > 0) == (bits > 0.5)).float().mean(1)
-        accuracy = right.mean()
-        self.get_buffer("mastered").lerp_(accuracy, 0.05)
-        metrics = {"accuracy": accuracy, "difficulty": self.get_buffer("difficulty").clone()}
+        metrics = {"accuracy": right.mean(), "difficulty": self.get_buffer("difficulty").clone()}
         stamped = torch.cat([stamped, keyed[len(images) :]])
-        for name, chosen in (("textures", ~stamped), ("stamps", stamped & ~keyed), ("keyed", keyed)):
+        for at, (name, chosen) in enumerate(zip(KINDS, (~stamped, stamped & ~keyed, keyed), strict=True)):
             if bool(chosen.any()):
                 metrics[f"accuracy_{name}"] = right[chosen.to(right.device)].mean()
+                self.get_buffer("mastered")[at].lerp_(metrics[f"accuracy_{name}"], 0.05)
         return F.binary_cross_entropy_with_logits(logits, bits), metrics
 
     def marked(self, images: Tensor, bits: Tensor, psnr: float, stamped: Tensor, rng: torch.Generator) -> Tensor:
@@ -208,8 +210,10 @@ class TrainExtractor(Method[ExtractorConfig]):
                 module.train(self.training and not settled)
 
     def stepped(self, step: int) -> None:
-        """Make the task harder where it is mastered."""
-        if float(self.get_buffer("mastered")) >= self.config.master:
+        """Make the task harder where it is mastered, with every kind of mark."""
+        c = self.config
+        there = (c.stamp_share < 1, c.stamp_share > 0, self.keyed is not None and c.keyed_share > 0)
+        if float(self.get_buffer("mastered")[torch.tensor(there)].min()) >= c.master:
             self.get_buffer("difficulty").add_(1.0 / self.config.ramp).clamp_(max=1.0)
 
     def param_groups(self) -> Iterable[ParamGroup]:

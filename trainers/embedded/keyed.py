@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from trainers.embedded.marks import contrast, shifted, unit
 
 FRAME = 8
 """Pixels at each border that are not used: a decoder's zero padding tells it where the border is, and what it writes
 there is lost with the first crop. The last block and the layers after it see five."""
-START = 0.5
-"""Size of all changes together, relative to the layer's own weights, before training."""
+SIZE = 0.5
+"""Of all changes together, relative to the layer's own weights."""
 
 
 class KeyedConv(nn.Module):
@@ -38,18 +39,29 @@ class KeyedConv(nn.Module):
         padding: Any = base.padding
         self.down = nn.Conv2d(base.in_channels, 2 * bits * rank, size, padding=padding, bias=False)
         self.up = nn.Conv2d(2 * bits * rank, base.out_channels, 1, bias=False)
-        inner = base.weight[0].numel() ** -0.5
-        nn.init.normal_(self.down.weight, std=inner)
-        nn.init.normal_(self.up.weight, std=START * float(base.weight.std()) / (inner * (bits * rank) ** 0.5))
+        nn.init.normal_(self.down.weight)
+        nn.init.normal_(self.up.weight)
+        self.size = SIZE * float(base.weight.norm()) / (bits * rank) ** 0.5
         self.bits: Tensor | None = None
+
+    def changes(self) -> tuple[Tensor, Tensor]:
+        """Return A and B, scaled so that every change has the same size.
+
+        One that could grow would drown the others, whose bits are then never read: without this, a third of the bits
+        was at chance when others were read from every picture.
+        """
+        down = self.down.weight / self.down.weight.flatten(1).norm(dim=1)[:, None, None, None]
+        up = self.up.weight / self.up.weight.norm(dim=0, keepdim=True)
+        return down, self.size * up
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the convolution's output with the message in `bits` [B, bits], or without one."""
         plain = self.base(features)
         if self.bits is None:
             return plain
+        down, up = self.changes()
         gates = torch.cat([1 - self.bits, self.bits], dim=1).repeat(1, self.rank)[:, :, None, None]
-        return plain + self.up(gates * self.down(features))
+        return plain + F.conv2d(gates * F.conv2d(features, down, padding=self.down.padding), up)
 
 
 class Keyed(nn.Module):

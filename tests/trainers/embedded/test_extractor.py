@@ -131,13 +131,14 @@ def test_it_learns_to_read(scenes: Shards) -> None:
     method = trainer(scenes, width=16, strides=(2, 2, 1), batch_size=12, ramp=10**6)
     optim = OptimConfig(steps=200, lr=1e-2, warmup=2)
     fit(method, optim, engine=Engine(PrecisionConfig(device="cpu")), seed=0)
-    assert float(method.get_buffer("mastered")) > 0.75
+    assert float(method.get_buffer("mastered")[:2].min()) > 0.7
 
 
 def test_difficulty_rises_only_while_mastered(scenes: Shards) -> None:
     method = trainer(scenes, master=0.8, ramp=4)
-    for read, expected in ((0.7, 0.0), (0.9, 0.25), (0.79, 0.25), (0.8001, 0.5)):
-        method.get_buffer("mastered").fill_(read)
+    cases = (([0.7, 0.7], 0.0), ([0.9, 0.9], 0.25), ([0.99, 0.79], 0.25), ([0.79, 0.99], 0.25), ([0.8001, 0.9], 0.5))
+    for read, expected in cases:
+        method.get_buffer("mastered")[:2] = torch.tensor(read)  # the third kind needs a decoder
         method.stepped(1)
         assert float(method.get_buffer("difficulty")) == pytest.approx(expected)
     for _ in range(4):

@@ -13,7 +13,7 @@ from torch import Tensor
 from lrdiff.rng import stream
 from tests.trainers.embedded.conftest import TINY_EXTRACTOR
 from trainers.embedded.extractor import ExtractorConfig, TrainExtractor, views
-from trainers.embedded.keyed import FRAME, Keyed, KeyedConv, features_of
+from trainers.embedded.keyed import FRAME, SIZE, Keyed, KeyedConv, features_of
 from trainers.embedded.shards import Shards
 
 BITS = 6
@@ -43,11 +43,16 @@ def test_for_one_key_the_change_is_a_low_rank_one_of_the_weights() -> None:
     layer, images = KeyedConv(plain, BITS, 2), torch.randn(2, 4, 9, 9)
     bits = messages(2)
     layer.bits = bits
+    down, up = layer.changes()
     for index in range(2):
         gates = torch.cat([1 - bits[index], bits[index]]).repeat(2)
-        change = torch.einsum("or,r,rihw->oihw", layer.up.weight[:, :, 0, 0], gates, layer.down.weight)
+        change = torch.einsum("or,r,rihw->oihw", up[:, :, 0, 0], gates, down)
         merged = torch.nn.functional.conv2d(images, plain.weight + change, plain.bias, padding=1)
         torch.testing.assert_close(layer(images)[index], merged[index])
+    sizes = torch.einsum("or,rihw->roihw", up[:, :, 0, 0], down).flatten(1).norm(dim=1)
+    torch.testing.assert_close(
+        sizes, torch.full((2 * BITS * 2,), SIZE * float(plain.weight.norm()) / (BITS * 2) ** 0.5)
+    )
     layer.bits = None
     assert torch.equal(layer(images), plain(images))
 
