@@ -15,7 +15,7 @@ from app.adapter_comparison import Row, compare, read_spec, summary
 from lrdiff.assets import SUBJECTS
 from tests.bench.result import write
 
-ADAPTERS = ("tensor-lora", "lora:r=1,alpha=1", "lora:r=4", "dora:r=4", "lokr", "oft")
+ADAPTERS = ("tensor-lora", "tensor-lora:r=2", "lora:r=1,alpha=1", "lora:r=4", "dora:r=4", "lokr", "oft")
 
 
 def main(arguments: list[str]) -> None:

@@ -107,9 +107,6 @@ class ExtractorConfig(Settings):
     keyed_share: Annotated[float, Ge(0.0), Le(1.0)] = 0.5
     """Share of the pictures in a batch that such a decoder marks while it makes them, when there is one."""
 
-    keyed_rank: PositiveInt = 1
-    """Rank of each bit's change in each convolution of the decoder."""
-
     decoder_rate: PositiveFloat = 10.0
     """Learning rate of the decoder's changes, as a multiple of the run's."""
 
@@ -153,7 +150,7 @@ class TrainExtractor(Method[ExtractorConfig]):
         side += -side % 2 ** (len(vae.config.block_out_channels) - 1)
         log.info("encoding %d pictures for the decoder's marks", c.keyed_pictures)
         self.features = features_of(vae, lambda count: self.sources.cut(count, side, rng), c.keyed_pictures)
-        self.keyed = Keyed(vae, c.bits, c.keyed_rank)
+        self.keyed = Keyed(vae, c.bits)
 
     def batch(self, index: int, rng: torch.Generator) -> Batch:
         """Draw pictures, features of a decoder where there is one, and bits for all."""
@@ -171,7 +168,7 @@ class TrainExtractor(Method[ExtractorConfig]):
         last = [n - length - FRAME for n in self.features.shape[-2:]]
         top, left = (int(torch.randint(FRAME, n + 1, (), generator=rng)) for n in last)
         cut = self.features[chosen, :, top : top + length, left : left + length]
-        return cut.float().contiguous(memory_format=torch.channels_last)
+        return cut.float()
 
     def forward(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Metrics]:
         """Mark, distort, read."""

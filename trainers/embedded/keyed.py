@@ -1,4 +1,4 @@
-"""Marks as a decoder writes them: each bit chooses between two low-rank changes of the last block's convolutions."""
+"""Marks as a decoder writes them: each bit chooses between two changes of the last block's convolutions."""
 
 from __future__ import annotations
 
@@ -19,49 +19,39 @@ SIZE = 0.5
 
 
 class KeyedConv(nn.Module):
-    """y = W x + B diag(g) A x, with A of a convolution's shape, B of 1x1, and g = (1 - bits, bits) for each rank.
+    """A convolution with weights of its own for every message: W + sum_b C[b, bit_b], all C of the same size.
 
-    For one key this is a LoRA: merged, the convolution has W + B diag(g) A. A bit chooses between two changes and not
-    the sign of one, for the reason given in `Marks`.
+    That is what tuning a decoder for one key does to its weights. A bit chooses between two changes and not the sign
+    of one, for the reason given in `Marks`. A change that could grow would drown the others, whose bits are then never
+    read: with free sizes a third of the bits was at chance when others were read from every picture.
     """
 
-    def __init__(self, base: nn.Conv2d, bits: int, rank: int) -> None:
-        """Begin with small random changes around a frozen convolution.
+    def __init__(self, base: nn.Conv2d, bits: int) -> None:
+        """Begin with random changes around a frozen convolution.
 
         Args:
             base: The convolution; not changed.
             bits: Of a message.
-            rank: Of each bit's change.
         """
         super().__init__()
-        self.base, self.rank = base.requires_grad_(False), rank
-        size: Any = base.kernel_size
-        padding: Any = base.padding
-        self.down = nn.Conv2d(base.in_channels, 2 * bits * rank, size, padding=padding, bias=False)
-        self.up = nn.Conv2d(2 * bits * rank, base.out_channels, 1, bias=False)
-        nn.init.normal_(self.down.weight)
-        nn.init.normal_(self.up.weight)
-        self.size = SIZE * float(base.weight.norm()) / (bits * rank) ** 0.5
+        self.base = base.requires_grad_(False)
+        self.size = SIZE * float(base.weight.norm()) / bits**0.5
+        self.changes = nn.Parameter(torch.randn(2 * bits, base.weight.numel()))
         self.bits: Tensor | None = None
 
-    def changes(self) -> tuple[Tensor, Tensor]:
-        """Return A and B, scaled so that every change has the same size.
-
-        One that could grow would drown the others, whose bits are then never read: without this, a third of the bits
-        was at chance when others were read from every picture.
-        """
-        down = self.down.weight / self.down.weight.flatten(1).norm(dim=1)[:, None, None, None]
-        up = self.up.weight / self.up.weight.norm(dim=0, keepdim=True)
-        return down, self.size * up
+    def weights(self, bits: Tensor) -> Tensor:
+        """Return the weights [B, out, in, h, w] for messages [B, bits] of 0 and 1."""
+        changes = self.size * self.changes / self.changes.norm(dim=1, keepdim=True)
+        change = torch.cat([1 - bits, bits], dim=1) @ changes
+        return self.base.weight + change.view(-1, *self.base.weight.shape)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the convolution's output with the message in `bits` [B, bits], or without one."""
-        plain = self.base(features)
+        """Return the convolution's output with the messages in `bits` [B, bits], or without any."""
         if self.bits is None:
-            return plain
-        down, up = self.changes()
-        gates = torch.cat([1 - self.bits, self.bits], dim=1).repeat(1, self.rank)[:, :, None, None]
-        return plain + F.conv2d(gates * F.conv2d(features, down, padding=self.down.padding), up)
+            return self.base(features)
+        padding: Any = self.base.padding
+        pairs = zip(features.split(1), self.weights(self.bits), strict=True)
+        return torch.cat([F.conv2d(one, weight, self.base.bias, padding=padding) for one, weight in pairs])
 
 
 class Keyed(nn.Module):
@@ -71,32 +61,28 @@ class Keyed(nn.Module):
     m and a as in `Marks`.
     """
 
-    def __init__(self, vae: Any, bits: int, rank: int) -> None:
+    def __init__(self, vae: Any, bits: int) -> None:
         """Take the end of an autoencoder's decoder.
 
         Args:
             vae: Of diffusers' AutoencoderKL layout. Its last block's convolutions are replaced.
             bits: Of a message.
-            rank: Of each bit's change in each convolution.
         """
         super().__init__()
         decoder = vae.decoder.requires_grad_(False).eval()
         for resnet in decoder.up_blocks[-1].resnets:
-            resnet.conv1 = KeyedConv(resnet.conv1, bits, rank)
-            resnet.conv2 = KeyedConv(resnet.conv2, bits, rank)
+            resnet.conv1 = KeyedConv(resnet.conv1, bits)
+            resnet.conv2 = KeyedConv(resnet.conv2, bits)
         self.tail = nn.ModuleList([decoder.up_blocks[-1], decoder.conv_norm_out, decoder.conv_act, decoder.conv_out])
-        self.tail.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def decode(self, features: Tensor, bits: Tensor | None) -> Tensor:
         """Return pictures [B, 3, H, W] of features [B, C, H, W], with bits [B, bits] of 0 and 1, or without any."""
         for module in self.modules():
             if isinstance(module, KeyedConv):
                 module.bits = bits
-        # Half the time on processors that multiply in bf16. Both pictures are rounded alike, so little of it shows.
-        with torch.autocast(features.device.type, torch.bfloat16):
-            for layer in self.tail:
-                features = layer(features)
-        return features.float()
+        for layer in self.tail:
+            features = layer(features)
+        return features
 
     def forward(self, features: Tensor, bits: Tensor, psnr: float) -> Tensor:
         """Return marked pictures [B, 3, H - 2 FRAME, W - 2 FRAME].

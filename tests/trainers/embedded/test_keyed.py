@@ -1,4 +1,4 @@
-"""A decoder's own marks: for one key they are a LoRA, they have the strength asked for, and the border carries none."""
+"""A decoder's own marks: one change of weights for each bit, of the strength asked for, and none at the border."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from lrdiff.rng import stream
 from tests.trainers.embedded.conftest import TINY_EXTRACTOR
 from trainers.embedded.extractor import ExtractorConfig, TrainExtractor, views
-from trainers.embedded.keyed import FRAME, SIZE, Keyed, KeyedConv, features_of
+from trainers.embedded.keyed import FRAME, Keyed, KeyedConv, features_of
 from trainers.embedded.shards import Shards
 
 BITS = 6
@@ -37,22 +37,23 @@ def messages(count: int) -> Tensor:
     return torch.randint(0, 2, (count, BITS), generator=stream(0, "bits")).float()
 
 
-def test_for_one_key_the_change_is_a_low_rank_one_of_the_weights() -> None:
+def test_every_message_has_weights_of_its_own_and_all_changes_the_same_size() -> None:
     torch.manual_seed(0)
     plain = torch.nn.Conv2d(4, 5, 3, padding=1)
-    layer, images = KeyedConv(plain, BITS, 2), torch.randn(2, 4, 9, 9)
-    bits = messages(2)
-    layer.bits = bits
-    down, up = layer.changes()
+    layer, images = KeyedConv(plain, BITS), torch.randn(2, 4, 9, 9)
+    none, one = torch.zeros(1, BITS), torch.eye(BITS)
+    with torch.no_grad():
+        layer.changes[3].mul_(7)
+        differences = layer.weights(one) - layer.weights(none)
+    sizes = layer.size / layer.changes.norm(dim=1)
+    for bit in range(BITS):
+        expected = sizes[BITS + bit] * layer.changes[BITS + bit] - sizes[bit] * layer.changes[bit]
+        torch.testing.assert_close(differences[bit], expected.view(plain.weight.shape))
+    layer.bits = messages(2)
+    merged = layer.weights(layer.bits)
     for index in range(2):
-        gates = torch.cat([1 - bits[index], bits[index]]).repeat(2)
-        change = torch.einsum("or,r,rihw->oihw", up[:, :, 0, 0], gates, down)
-        merged = torch.nn.functional.conv2d(images, plain.weight + change, plain.bias, padding=1)
-        torch.testing.assert_close(layer(images)[index], merged[index])
-    sizes = torch.einsum("or,rihw->roihw", up[:, :, 0, 0], down).flatten(1).norm(dim=1)
-    torch.testing.assert_close(
-        sizes, torch.full((2 * BITS * 2,), SIZE * float(plain.weight.norm()) / (BITS * 2) ** 0.5)
-    )
+        written = torch.nn.functional.conv2d(images[index], merged[index], plain.bias, padding=1)
+        torch.testing.assert_close(layer(images)[index], written)
     layer.bits = None
     assert torch.equal(layer(images), plain(images))
 
@@ -66,7 +67,7 @@ def test_without_bits_the_decoder_is_what_it_was() -> None:
         found = features_of(vae, lambda count: torch.cat(images[:count]), 2)
         assert found.dtype == torch.float16
         whole = vae.decode(vae.encode(torch.cat(images)).latent_dist.mean).sample
-        keyed = Keyed(vae, BITS, 2)
+        keyed = Keyed(vae, BITS)
         # Rounded to 16 bits on the way: equal to within a few roundings of the largest number.
         torch.testing.assert_close(keyed.decode(found.float(), None), whole, atol=0.03, rtol=0)
         torch.testing.assert_close(vae.decode(latents).sample, before, atol=0.03, rtol=0)
@@ -74,23 +75,23 @@ def test_without_bits_the_decoder_is_what_it_was() -> None:
 
 @pytest.mark.parametrize("psnr", [20.0, 32.0])
 def test_marks_have_the_psnr_that_was_asked_for_and_leave_out_the_frame(features: Tensor, psnr: float) -> None:
-    keyed, bits = Keyed(autoencoder(), BITS, 2), messages(3)
+    keyed, bits = Keyed(autoencoder(), BITS), messages(3)
     with torch.no_grad():
         marked = keyed(features, bits, psnr)
         plain = keyed.decode(features, None)[..., FRAME:-FRAME, FRAME:-FRAME].clamp(-1, 1)
         other = keyed(features, 1 - bits, psnr)
     assert marked.shape == (3, 3, 40 - 2 * FRAME, 48 - 2 * FRAME)
     error = (marked - plain).square().mean((1, 2, 3))
-    torch.testing.assert_close(10 * torch.log10(4 / error), torch.full((3,), psnr), atol=0.3, rtol=0)
+    torch.testing.assert_close(10 * torch.log10(4 / error), torch.full((3,), psnr), atol=0.05, rtol=0)
     assert float((other - marked).abs().max()) > 0.01
 
 
 def test_only_the_changes_learn(features: Tensor) -> None:
-    keyed = Keyed(autoencoder(), BITS, 2)
+    keyed = Keyed(autoencoder(), BITS)
     keyed(features, messages(3), 20.0).square().mean().backward()
     learning = {name for name, parameter in keyed.named_parameters() if parameter.requires_grad}
-    assert learning == {name for name, _ in keyed.named_parameters() if ".down." in name or ".up." in name}
-    assert len(learning) == 8, "two matrices in each of two residual blocks' two convolutions"
+    assert learning == {name for name, _ in keyed.named_parameters() if name.endswith(".changes")}
+    assert len(learning) == 4, "both convolutions of both residual blocks"
     assert all(bool((p.grad != 0).any()) for p in keyed.parameters() if p.requires_grad and p.grad is not None)
     assert all((p.grad is not None) == p.requires_grad for p in keyed.parameters())
 
