@@ -198,7 +198,7 @@ CSS = """
 .adapter div:last-child {display: flex; flex-direction: column; min-width: 0; overflow-wrap: anywhere}
 .adapter span {color: var(--body-text-color-subdued)}
 .glimpse {width: 192px; height: 192px; margin-top: 12px; border-radius: 10px; display: block}
-.head {width: 256px; height: 256px; margin: 0; border-radius: 10px; display: block}
+.portrait {width: 256px; height: 256px; margin: 0; border-radius: 10px; display: block}
 .run.warned .badge {background: #fbeac8; color: #7a4a05}
 .dark .run.warned .badge {background: #46320c; color: #f0cd8c}
 .verdict .badge {font-size: 1rem; padding: 5px 16px}

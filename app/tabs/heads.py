@@ -122,7 +122,7 @@ class HeadsTab:
         generator, ws = self._head(*asked)
         image = to_image(generator.view(ws, swing(generator, 2, 0.0)[:1]).image[0].clamp(-1, 1))
         data = base64.b64encode(encode(image, {})).decode()
-        return f"<img class='head' src='data:image/png;base64,{data}' alt='{text_heads.PICTURE}'>"
+        return f"<img class='portrait' src='data:image/png;base64,{data}' alt='{text_heads.PICTURE}'>"
 
     def first(self, *asked: Any) -> Any:
         """Return the head from the front for somebody who opens the page, where there is a generator."""
