@@ -30,6 +30,7 @@ from lrdiff.watermark.distortion_config import DistortionConfig
 from lrdiff.watermark.distortions import Distortions
 from lrdiff.watermark.extractor import Extractor
 from trainers.config import Settings
+from trainers.embedded.few_bits import FewBits
 from trainers.embedded.keyed import FRAME, Keyed, features_of
 from trainers.embedded.marks import Marks
 from trainers.embedded.sources import Sources
@@ -141,6 +142,7 @@ class TrainExtractor(Method[ExtractorConfig]):
         for name in ("difficulty", "seen"):
             self.register_buffer(name, torch.tensor(0.0))
         self.register_buffer("mastered", torch.full((len(KINDS),), 0.5))
+        self.few_bits = FewBits(config.bits)
 
     def _prepare_decoder(self, folder: Path) -> None:
         """Keep what comes into a decoder's last block for many pictures, which is all that training needs of it."""
@@ -182,17 +184,27 @@ class TrainExtractor(Method[ExtractorConfig]):
         keyed = torch.arange(len(bits)) >= len(images)
         psnr = easy + difficulty * (hard - easy)
         marked = self.marked(images, bits[: len(images)], psnr, stamped, rng)
+        carried = torch.ones_like(bits)
         if self.keyed is not None and "features" in batch:
-            marked = torch.cat([marked, self.keyed(batch["features"], bits[len(images) :], psnr)])
+            carried[len(images) :] = self.few_bits.draw(len(bits) - len(images), rng).to(bits.device)
+            written = self.keyed(batch["features"], bits[len(images) :], psnr, carried[len(images) :])
+            marked = torch.cat([marked, written])
         logits = self.extractor.raw(self.distortions(marked, rng, difficulty))
-        right = ((logits > 0) == (bits > 0.5)).float().mean(1)
-        metrics = {"accuracy": right.mean(), "difficulty": self.get_buffer("difficulty").clone()}
+        read = ((logits > 0) == (bits > 0.5)).float()
+        whole = carried.amin(1).cpu() > 0
+        right = read.mean(1)
+        metrics = {"accuracy": right[whole].mean(), "difficulty": self.get_buffer("difficulty").clone()}
+        if bool(keyed.any()):
+            self.few_bits.note(read[keyed], carried[keyed])
+            metrics["few_bits"] = self.few_bits.get_buffer("few").clone()
         stamped = torch.cat([stamped, keyed[len(images) :]])
-        for at, (name, chosen) in enumerate(zip(KINDS, (~stamped, stamped & ~keyed, keyed), strict=True)):
+        for at, (name, chosen) in enumerate(zip(KINDS, (~stamped, stamped & ~keyed, keyed & whole), strict=True)):
             if bool(chosen.any()):
                 metrics[f"accuracy_{name}"] = right[chosen.to(right.device)].mean()
                 self.get_buffer("mastered")[at].lerp_(metrics[f"accuracy_{name}"], 0.05)
-        return F.binary_cross_entropy_with_logits(logits, bits), metrics
+        # Every picture counts the same, however many bits it carries.
+        losses = F.binary_cross_entropy_with_logits(logits, bits, reduction="none") * carried
+        return (losses.sum(1) / carried.sum(1)).mean(), metrics
 
     def marked(self, images: Tensor, bits: Tensor, psnr: float, stamped: Tensor, rng: torch.Generator) -> Tensor:
         """Write bits into images: with stamps where the bool tensor `stamped` [B] says so, with textures elsewhere."""

@@ -21,9 +21,10 @@ SIZE = 0.5
 class KeyedConv(nn.Module):
     """A convolution with weights of its own for every message: W + sum_b C[b, bit_b], all C of the same size.
 
-    That is what tuning a decoder for one key does to its weights. A bit chooses between two changes and not the sign
-    of one, for the reason given in `Marks`. A change that could grow would drown the others, whose bits are then never
-    read: with free sizes a third of the bits was at chance when others were read from every picture.
+    A bit that is not carried adds nothing. That is what tuning a decoder for one key does to its weights. A bit chooses
+    between two changes and not the sign of one, for the reason given in `Marks`. A change that could grow would drown
+    the others, whose bits are then never read: with free sizes a third of the bits was at chance when others were read
+    from every picture.
     """
 
     def __init__(self, base: nn.Conv2d, bits: int) -> None:
@@ -37,20 +38,19 @@ class KeyedConv(nn.Module):
         self.base = base.requires_grad_(False)
         self.size = SIZE * float(base.weight.norm()) / bits**0.5
         self.changes = nn.Parameter(torch.randn(2 * bits, base.weight.numel()))
-        self.bits: Tensor | None = None
+        self.chosen: Tensor | None = None
 
-    def weights(self, bits: Tensor) -> Tensor:
-        """Return the weights [B, out, in, h, w] for messages [B, bits] of 0 and 1."""
+    def weights(self, chosen: Tensor) -> Tensor:
+        """Return the weights [B, out, in, h, w] with the changes [B, 2 bits] that are chosen, of 0 and 1."""
         changes = self.size * self.changes / self.changes.norm(dim=1, keepdim=True)
-        change = torch.cat([1 - bits, bits], dim=1) @ changes
-        return self.base.weight + change.view(-1, *self.base.weight.shape)
+        return self.base.weight + (chosen @ changes).view(-1, *self.base.weight.shape)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the convolution's output with the messages in `bits` [B, bits], or without any."""
-        if self.bits is None:
+        """Return the convolution's output with the changes in `chosen` [B, 2 bits], or without any."""
+        if self.chosen is None:
             return self.base(features)
         padding: Any = self.base.padding
-        pairs = zip(features.split(1), self.weights(self.bits), strict=True)
+        pairs = zip(features.split(1), self.weights(self.chosen), strict=True)
         return torch.cat([F.conv2d(one, weight, self.base.bias, padding=padding) for one, weight in pairs])
 
 
@@ -75,26 +75,30 @@ class Keyed(nn.Module):
             resnet.conv2 = KeyedConv(resnet.conv2, bits)
         self.tail = nn.ModuleList([decoder.up_blocks[-1], decoder.conv_norm_out, decoder.conv_act, decoder.conv_out])
 
-    def decode(self, features: Tensor, bits: Tensor | None) -> Tensor:
-        """Return pictures [B, 3, H, W] of features [B, C, H, W], with bits [B, bits] of 0 and 1, or without any."""
+    def decode(self, features: Tensor, chosen: Tensor | None) -> Tensor:
+        """Return pictures [B, 3, H, W] of features [B, C, H, W], with changes chosen by [B, 2 bits], or without any."""
         for module in self.modules():
             if isinstance(module, KeyedConv):
-                module.bits = bits
+                module.chosen = chosen
         for layer in self.tail:
             features = layer(features)
         return features
 
-    def forward(self, features: Tensor, bits: Tensor, psnr: float) -> Tensor:
+    def forward(self, features: Tensor, bits: Tensor, psnr: float, carried: Tensor | None = None) -> Tensor:
         """Return marked pictures [B, 3, H - 2 FRAME, W - 2 FRAME].
 
         Args:
             features: [B, C, H, W], what comes into the last block.
             bits: [B, bits], 0 or 1.
             psnr: Of each changed picture in dB, before clipping to [-1, 1].
+            carried: [B, bits], 0 for bits that are left out; none leaves out none.
         """
+        chosen = torch.cat([1 - bits, bits], dim=1)
+        if carried is not None:
+            chosen = chosen * carried.repeat(1, 2)
         with torch.no_grad():
             plain = _inner(self.decode(features, None)).clamp(-1.0, 1.0)
-        change = _inner(self.decode(features, bits)) - plain
+        change = _inner(self.decode(features, chosen)) - plain
         return shifted(plain, unit(change * contrast(plain).sqrt()), psnr)
 
 

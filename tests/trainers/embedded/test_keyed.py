@@ -37,11 +37,15 @@ def messages(count: int) -> Tensor:
     return torch.randint(0, 2, (count, BITS), generator=stream(0, "bits")).float()
 
 
+def chosen(bits: Tensor) -> Tensor:
+    return torch.cat([1 - bits, bits], dim=1)
+
+
 def test_every_message_has_weights_of_its_own_and_all_changes_the_same_size() -> None:
     torch.manual_seed(0)
     plain = torch.nn.Conv2d(4, 5, 3, padding=1)
     layer, images = KeyedConv(plain, BITS), torch.randn(2, 4, 9, 9)
-    none, one = torch.zeros(1, BITS), torch.eye(BITS)
+    none, one = chosen(torch.zeros(1, BITS)), chosen(torch.eye(BITS))
     with torch.no_grad():
         layer.changes[3].mul_(7)
         differences = layer.weights(one) - layer.weights(none)
@@ -49,12 +53,12 @@ def test_every_message_has_weights_of_its_own_and_all_changes_the_same_size() ->
     for bit in range(BITS):
         expected = sizes[BITS + bit] * layer.changes[BITS + bit] - sizes[bit] * layer.changes[bit]
         torch.testing.assert_close(differences[bit], expected.view(plain.weight.shape))
-    layer.bits = messages(2)
-    merged = layer.weights(layer.bits)
+    layer.chosen = chosen(messages(2))
+    merged = layer.weights(layer.chosen)
     for index in range(2):
         written = torch.nn.functional.conv2d(images[index], merged[index], plain.bias, padding=1)
         torch.testing.assert_close(layer(images)[index], written)
-    layer.bits = None
+    layer.chosen = None
     assert torch.equal(layer(images), plain(images))
 
 
@@ -84,6 +88,16 @@ def test_marks_have_the_psnr_that_was_asked_for_and_leave_out_the_frame(features
     error = (marked - plain).square().mean((1, 2, 3))
     torch.testing.assert_close(10 * torch.log10(4 / error), torch.full((3,), psnr), atol=0.05, rtol=0)
     assert float((other - marked).abs().max()) > 0.01
+
+
+def test_bits_that_are_not_carried_change_nothing(features: Tensor) -> None:
+    keyed, bits, carried = Keyed(autoencoder(), BITS), messages(3), torch.ones(3, BITS)
+    carried[:, 2] = 0
+    other = bits.clone()
+    other[:, 2] = 1 - other[:, 2]
+    with torch.no_grad():
+        assert torch.equal(keyed(features, bits, 30.0, carried), keyed(features, other, 30.0, carried))
+        assert not torch.equal(keyed(features, bits, 30.0), keyed(features, other, 30.0))
 
 
 def test_only_the_changes_learn(features: Tensor) -> None:
