@@ -269,17 +269,18 @@ def plot(rows: Sequence[Row]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     sides = figure.subplots(1, 2)
     for axes, key, name in zip(sides, ("subject_fidelity", "prompt_fidelity"), ("subject", "prompt"), strict=True):
         for entry in summary(rows):
             spread = entry["spread"] if name == "subject" else None
-            axes.errorbar(entry["parameters"], entry[key], yerr=spread, fmt="o", capsize=3)
-            axes.annotate(entry["adapter"], (entry["parameters"], entry[key]), (5, 5), textcoords="offset points")
+            axes.errorbar(entry["parameters"], entry[key], yerr=spread, fmt="o", capsize=3, label=entry["adapter"])
         axes.set(xscale="log", xlabel="trained parameters", ylabel=f"{name} fidelity")
         axes.margins(0.25)
         axes.grid(alpha=0.3)
+    # Beside the points they would lie on each other: adapters of one size learn about the same.
+    figure.legend(*sides[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     return buffer.getvalue()

@@ -12,10 +12,12 @@ import tempfile
 from pathlib import Path
 
 from app.adapter_comparison import Row, compare, read_spec, summary
-from lrdiff.assets import SUBJECTS
+from lrdiff.assets import ASSETS, SUBJECTS
+from lrdiff.files import write_bytes
 from tests.bench.result import write
 
 ADAPTERS = ("tensor-lora", "tensor-lora:r=2", "lora:r=1,alpha=1", "lora:r=4", "dora:r=4", "lokr", "oft")
+PICTURE = ASSETS / "pictures" / "adapters.png"
 
 
 def main(arguments: list[str]) -> None:
@@ -33,6 +35,7 @@ def main(arguments: list[str]) -> None:
             specs, options.subject, seeds=options.seeds, steps=options.steps, out=options.out or Path(scratch)
         )
         record = json.loads((folder / "comparison.json").read_text())
+        write_bytes(PICTURE, (folder / "comparison.png").read_bytes())
     entries = summary([Row(**row) for row in record["rows"]])
     keys = ("adapter", "parameters", "file_bytes", "seconds_per_step", "subject_fidelity", "spread", "prompt_fidelity")
     write(
