@@ -115,12 +115,15 @@ def _of_images(site: Site) -> Sequence[Any]:
         found = shelf.adapters(site.queue, site.adapters)
         return [{"path": str(item.path), **{key: getattr(item, key) for key in kept}} for item in found]
 
-    def generate(config: dict[str, Any]) -> list[FileData]:
-        """Make images and return the files. `config` holds what differs from the defaults; `out` is the server's."""
+    def generate(config: dict[str, Any], share: bool = False) -> list[FileData]:
+        """Make images and return the files. `config` holds what differs from the defaults; `out` is the server's.
+
+        A device that trains is waited for, unless `share` says to compute beside it; both become slower then.
+        """
         made = _validated(GenerateConfig, {**config, "out": site.outputs})
         limits.check(made)
         _check_known(site, made)
-        drawing = Drawing([made], site.queue.device)
+        drawing = Drawing([made], site.queue.device, wait=not share)
         drawing.start()
         while not drawing.status.is_over:
             drawing.join(1.0)

@@ -17,12 +17,11 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers.utils import logging as diffusers_logging
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lrdiff.backbones import Backbone
 from lrdiff.backbones.base import fingerprint, read_json, weight_files
+from lrdiff.backbones.loading import load_part
 from lrdiff.errors import ArtifactError, ModelError
 from lrdiff.files import write_json
 from lrdiff.rng import stream
@@ -31,7 +30,6 @@ HEADER = "lrdiff.json"
 FORMAT = 1
 NO_EFFECT = 1e-5
 """A decoder whose pictures differ by less than this, with pixels in [-1, 1], is not another one: that is rounding."""
-UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +83,7 @@ def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     kind: Any = getattr(diffusers, str(name), None)
     if kind is None:
         raise ModelError(f"{folder}: diffusers has no class {name!r}; give the folder of an autoencoder")
-    _, variant = weight_files(folder)
-    shown = diffusers_logging.is_progress_bar_enabled()
-    diffusers_logging.disable_progress_bar()
-    try:
-        options = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
-        vae, report = kind.from_pretrained(folder, variant=variant, torch_dtype=dtype, **options)
-    except UNREADABLE as error:
-        raise ModelError(f"{folder}: cannot be loaded ({type(error).__name__}: {error})") from error
-    finally:
-        if shown:
-            diffusers_logging.enable_progress_bar()
-    if report["missing_keys"] or report["mismatched_keys"]:
-        raise ModelError(f"{folder}: incomplete weights, for example {report['missing_keys'][:1]}; copy it again")
+    vae = load_part(kind, folder, dtype)
     return vae.requires_grad_(False).eval()
 
 

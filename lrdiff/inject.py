@@ -23,6 +23,7 @@ from torch import nn
 import lrdiff.tensor_lora.register  # noqa: F401 - makes the tensor_lora type known to peft
 from lrdiff.artifact import Artifact
 from lrdiff.errors import ArtifactError, LrdiffError, TargetError
+from lrdiff.loading import alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +182,7 @@ def active_adapters(layer: BaseTunerLayer) -> list[str]:
     return [] if layer.disable_adapters else [name for name in layer.active_adapters if name in held(layer)]
 
 
+@alone()
 def _insert(model: nn.Module, config: PeftConfig, name: str) -> None:
     """Call peft; undo everything when it refuses; turn its ways of saying "nothing matched" into one error."""
     _check_name(model, name)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from lrdiff.assets import MODELS
 from lrdiff.errors import ModelError, ShapeError
+from lrdiff.loading import alone
 
 SIDE = 64
 """Pictures are read at this side, in pixels. At 128 a network of this depth sees too little of an object at once: at
@@ -94,6 +95,7 @@ class Stage(nn.Module):
         return torch.relu(x + self.pair(x))
 
 
+@alone()
 def load_probe(name: str, root: Path = MODELS) -> Probe:
     """Load a shipped probe, frozen and in eval mode.
 

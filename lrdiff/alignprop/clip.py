@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPModel
 
 from lrdiff.errors import ModelError
+from lrdiff.loading import alone
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -34,6 +35,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 class Clip:
     """A frozen CLIP model with a differentiable way from pictures to embeddings."""
 
+    @alone()
     def __init__(self, name: str, device: torch.device) -> None:
         """Load a folder, or a model of the hub by its id.
 

@@ -15,6 +15,7 @@ from transformers.utils import logging as hf_logging
 
 from lrdiff.backbones.base import weight_files
 from lrdiff.errors import ModelError
+from lrdiff.loading import alone
 
 # what the libraries raise over the content of a folder
 UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
@@ -33,6 +34,7 @@ def check_part(path: Path, index: Mapping[str, Any], name: str, kind: type | Non
         raise ModelError(f"{path}: the folder {name}/ is missing; copy the model again")
 
 
+@alone()
 def load_part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     """Load one network and refuse it when a weight is absent, since diffusers would fill in random numbers."""
     _, variant = weight_files(folder)

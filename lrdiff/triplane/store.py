@@ -17,6 +17,7 @@ from lrdiff.artifact import sha256, versions
 from lrdiff.assets import MODELS
 from lrdiff.errors import ModelError
 from lrdiff.files import write_bytes, write_json
+from lrdiff.loading import alone
 from lrdiff.triplane.config import from_json, to_json
 from lrdiff.triplane.generator import TriplaneGenerator
 
@@ -67,6 +68,7 @@ def find(model: str) -> Path:
     return folder
 
 
+@alone()
 def load(folder: Path) -> TriplaneGenerator:
     """Read a generator, frozen and in evaluation mode.
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lrdiff.errors import ModelError, ShapeError
 from lrdiff.files import write_bytes
+from lrdiff.loading import alone
 from lrdiff.watermark.calibration import Calibration, measure
 
 FORMAT = 1
@@ -172,6 +173,7 @@ class Extractor(nn.Module):
         return {**shape, "whitened": self.whitened, "gain": self.gain, "calibration": calibration}
 
 
+@alone()
 def load(path: Path) -> Extractor:
     """Read an extractor, frozen and in eval mode.
 
