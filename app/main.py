@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from app import api, estimate, example, text, text_attention, text_auth, text_rewards
 from app.accounts import Accounts
 from app.auth import Gate
+from app.first_page import FirstPage
 from app.form import FormError, Values
 from app.jobs import Queue
 from app.reports import report_route
@@ -43,8 +46,12 @@ log = logging.getLogger(__name__)
 MAX_UPLOAD = 50 * 2**20
 MAX_REQUEST = MAX_UPLOAD + 2**20
 """A file, and what is written around it."""
+SWITCH_SECONDS = 0.0005
+"""How long a thread that computes may keep Python from one that answers a visitor; Python's own 5 ms come up several
+times in an answer, once for every image that is being drawn."""
 PORTS_TRIED = 5
 """A free port may be taken by another program before the page listens there."""
+DRAWING = ("lrdiff.generate", "lrdiff.backbones.unet")
 CACHE_SECONDS = (3600, 24 * 3600)
 """How often copies in the page's cache are looked through, and the age at which they go. Originals stay."""
 
@@ -256,6 +263,7 @@ def _listen(page: gr.Blocks, site: Site, host: str, port: int, accounts: Account
             "middleware": [
                 Middleware(TrustedHostMiddleware, allowed_hosts=_names(host)),
                 Middleware(Gate, accounts=accounts, max_body=MAX_REQUEST),
+                Middleware(FirstPage),
             ],
             "routes": [report_route(site.queue)],
         },
@@ -277,6 +285,7 @@ def serve(
     Raises:
         ConfigError: As `launch` does, or a name is no device's.
     """
+    sys.setswitchinterval(SWITCH_SECONDS)
     # One line for every request that gradio makes to itself is of use to nobody.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     here = Path().resolve()
@@ -288,7 +297,7 @@ def serve(
         page = build(site=site, has_users=accounts is not None)
         url = launch(page, site, host, port, accounts)
         site.queue.start()
-        threading.Thread(target=measure_once, args=(site,), name="lrdiff-measure", daemon=True).start()
+        threading.Thread(target=get_ready, args=(site,), name="lrdiff-ready", daemon=True).start()
         log.info("%s", text.LISTENING.format(url=url))
         try:
             _sleep_until_asked()
@@ -298,8 +307,10 @@ def serve(
             page.close(verbose=False)
 
 
-def measure_once(site: Site) -> None:
-    """Find out how long the first visitor's run takes here, so that the page does not guess."""
+def get_ready(site: Site) -> None:
+    """Do beforehand what the first visitor would wait for: load the libraries that draw, and time a training step."""
+    for module in DRAWING:
+        importlib.import_module(module)
     order = example.order(site)
     if order is not None:
         estimate.measure_once(site.queue, *order)
