@@ -64,8 +64,12 @@ class AlignPropSettings(Settings):
     """Guidance's negative branch is a constant: half of the gradient's cost."""
 
     recompute: bool = True
-    """Compute activations of differentiated steps and of the decoder again in the backward pass: memory then hardly
-    grows with k."""
+    """Compute activations of differentiated steps and of the decoder's blocks again in the backward pass: memory then
+    hardly grows with k."""
+
+    recompute_blocks: bool = False
+    """Compute also the denoiser again block by block, where a single step does not fit into memory: one more call of
+    the network for each step with gradient."""
 
     sampling_steps: PositiveInt = 10
     """Sampling steps of a picture (DDIM, or Euler for flow models), spaced from the noisiest time."""
