@@ -4,21 +4,21 @@ python -m tests.bench.alignprop_cost
 
 Random weights on the meta device, so nothing is computed: operations are counted, for one call of the denoiser and of
 the decoder, and added up as `lrdiff.alignprop.trajectory` calls them (`tests/bench/test_alignprop.py` counts a whole
-trajectory beside the sum). Kept activations are counted on fake tensors, whose attention keeps no maps, as on a GPU.
+trajectory beside the sum). Attention keeps what flash attention keeps, no maps.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from lrdiff.backbones.flux import positions
@@ -28,12 +28,12 @@ from lrdiff.schedule import Schedule
 from tests.bench.result import write
 from trainers.alignprop.config import AlignPropSettings
 
-GIB = 2**30
+Build = Callable[[], tuple[nn.Module, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Call:
-    """Of one call for one picture: operations forward and backward, and bytes that autograd keeps."""
+    """Of one call for one picture: operations forward and backward, and what autograd keeps: TFLOP, TFLOP, GiB."""
 
     forward: float
     backward: float
@@ -50,7 +50,7 @@ class Family:
     """
 
     name: str
-    denoiser: Callable[[], tuple[nn.Module, dict[str, Any]]]
+    denoiser: Build
     latents: tuple[int, int, int]
     steps: int
     branches: int
@@ -98,50 +98,97 @@ FAMILIES = (
 )  # fmt: skip
 
 
-def modes(steps: int) -> dict[str, tuple[float, float, float, frozenset[int]]]:
-    """Return by mode: calls forward, calls again and backward, pictures decoded, and a typical window."""
-    half = steps // 2
-    last = frozenset({steps - 1})
+DECODERS = {(4, 64, 64): (512, (2.5, 2.5, 2.78)), (16, 128, 128): (1024, (10.5, 11.0, 11.1))}
+"""Side and reference by the latents' shape."""
+NOTE = (
+    "With recompute, two branches with guidance (one for FLUX, which is distilled), 50 DDIM steps for Stable Diffusion "
+    "1.5 and 28 Euler steps for the others. Reach: which share of the way from noise to sample, on the straight path, "
+    "the steps with gradient make. Kept with recompute: the larger of one step and the decoder as a whole; its blocks "
+    "are recomputed one by one, which needs less. Weights are not counted."
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Calls of a mode with recompute: forward, again and backward, and pictures decoded; a typical window."""
+
+    forward: float
+    again: float
+    pictures: int
+    window: frozenset[int]
+
+    def total(self, branches: int, call: Call, decode: Call) -> float:
+        """Return TFLOP per picture."""
+        steps = branches * (self.forward * call.forward + self.again * (call.forward + call.backward))
+        return steps + self.pictures * (2 * decode.forward + decode.backward)
+
+
+def plans(steps: int) -> dict[str, Plan]:
+    """Return what each mode calls; `random-k` on average."""
+    last, every = frozenset({steps - 1}), frozenset(range(steps))
+    spread = frozenset(steps - 1 - (i * steps) // 4 for i in range(4))
     return {
-        "last-k, k = 1": (steps, 1, 1, last),
-        "last-k, k = 5": (steps, 5, 1, frozenset(range(steps - 5, steps))),
-        "lv, 2 repeats": (steps + 2, 3, 3, last),
-        "spaced, k = 4": (steps, 4, 1, frozenset(steps - 1 - (i * steps) // 4 for i in range(4))),
-        "sparse, k = 4": (steps + 4, 4, 1, frozenset(steps - 1 - (i * steps) // 4 for i in range(4))),
-        "random-k, k = T (the paper)": (steps, (steps + 1) / 2, 1, frozenset(range(half, steps))),
-        "last-k, k = T (full graph)": (steps, steps, 1, frozenset(range(steps))),
+        "last-k, k = 1": Plan(steps, 1, 1, last),
+        "last-k, k = 5": Plan(steps, 5, 1, frozenset(range(steps - 5, steps))),
+        "lv, 2 repeats": Plan(steps + 2, 3, 3, last),
+        "spaced, k = 4": Plan(steps, 4, 1, spread),
+        "sparse, k = 4": Plan(steps + 4, 4, 1, spread),
+        "random-k, k = T (the paper)": Plan(steps, (steps + 1) / 2, 1, frozenset(range(steps // 2, steps))),
+        "last-k, k = T (full graph)": Plan(steps, steps, 1, every),
     }
 
 
-def main(arguments: list[str]) -> int:
-    """Count, and write `alignprop_cost.json` and `alignprop_calls.json`."""
-    rows, calls = [], []
-    decoders: dict[tuple[int, int, int], Call] = {}
-    for family in FAMILIES:
-        call = count(family.denoiser)
-        if family.latents not in decoders:
-            decoders[family.latents] = count(lambda latents=family.latents: decoder(latents), adapted=False)
-        decode = decoders[family.latents]
-        calls.append(_beside(family.name, call, family.reference))
-        plain = call.forward + call.backward
-        for mode, (forward, again, pictures, window) in modes(family.steps).items():
-            total = family.branches * (forward * call.forward + again * (call.forward + call.backward))
-            total += pictures * (2 * decode.forward + decode.backward)
-            kept = max(family.branches * call.kept, decode.kept / 3)
-            rows.append([
-                family.name, mode, total, total / plain, 100 * reach(family.schedule, family.steps, window),
-                kept / GIB, (family.branches * again * call.kept + pictures * decode.kept) / GIB,
-            ])  # fmt: skip
-    for latents, reference in (((4, 64, 64), (2.5, 2.5, 2.78)), ((16, 128, 128), (10.5, 11.0, 11.1))):
-        calls.append(_beside(f"decoder, {8 * latents[1]} px", decoders[latents], reference))
-    write("alignprop_calls", "python -m tests.bench.alignprop_cost", CALL_COLUMNS, calls, "...")
-    return 0
+def decoder(latents: tuple[int, int, int]) -> tuple[nn.Module, dict[str, Any]]:
+    channels, height, width = latents
+    vae = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+    return vae.decoder, {"sample": torch.randn(1, channels, height, width)}
 
 
+COLUMNS = [
+    "model", "gradient", "TFLOP per picture", "by the reference", "in steps of plain LoRA", "reach, %",
+    "activations kept, GiB", "without recomputing, GiB",
+]  # fmt: skip
 CALL_COLUMNS = [
     "one call, one picture", "TFLOP forward", "by the reference", "TFLOP backward", "by the reference",
     "activations kept, GiB", "by the reference",
 ]  # fmt: skip
+
+
+def main(arguments: list[str]) -> int:
+    """Count, and write `alignprop_cost.json` and `alignprop_calls.json`."""
+    rows, calls, decoded = [], [], []
+    for family in FAMILIES:
+        call = count(family.denoiser)
+        calls.append(_beside(f"{family.name}", call, family.reference))
+        size, reference = DECODERS[family.latents]
+        known = [row for row in decoded if row[0] == size]
+        decode = known[0][1] if known else count(lambda latents=family.latents: decoder(latents), adapted=False)
+        if not known:
+            decoded.append((size, decode, reference))
+        ours, theirs = (call, decode), (Call(*family.reference), Call(*reference))
+        for mode, plan in plans(family.steps).items():
+            total, expected = (plan.total(family.branches, *pair) for pair in (ours, theirs))
+            kept = family.branches * call.kept
+            rows.append([
+                family.name, mode, total, expected, total / (call.forward + call.backward),
+                100 * reach(family.schedule, family.steps, plan.window), max(kept, decode.kept),
+                plan.again * kept + plan.pictures * decode.kept,
+            ])  # fmt: skip
+    calls += [_beside(f"decoder, {size} px", decode, reference) for size, decode, reference in decoded]
+    command = "python -m tests.bench.alignprop_cost"
+    write("alignprop_cost", command, COLUMNS, rows, NOTE)
+    write(
+        "alignprop_calls", command, CALL_COLUMNS, calls, "Counted on random weights; bf16, LoRA of rank 4 on attention."
+    )
+    return 0
+
+
+def _beside(name: str, call: Call, reference: tuple[float, float, float]) -> list[Any]:
+    ours = (call.forward, call.backward, call.kept)
+    return [name, *(value for pair in zip(ours, reference, strict=True) for value in pair)]
 
 
 def reach(schedule: Schedule, steps: int, window: frozenset[int]) -> float:
@@ -158,37 +205,63 @@ def reach(schedule: Schedule, steps: int, window: frozenset[int]) -> float:
     return sum(parts[i] for i in window) / sum(parts)
 
 
-def count(build: Callable[[], tuple[nn.Module, dict[str, Any]]], *, adapted: bool = True) -> Call:
+def count(build: Build, *, adapted: bool = True) -> Call:
     """Count one call, with an adapter of rank 4 on attention where `adapted`, else with a gradient of the input."""
     with torch.device("meta"):
-        network, given = _ready(build, adapted)
-        counter = FlopCounterMode(display=False)
-        with counter:
-            out = network(**given, return_dict=False)[0]
-        forward = counter.get_total_flops()
-        with counter:
-            out.float().sum().backward()
-        backward = counter.get_total_flops() - forward
-    return Call(forward / 1e12, backward / 1e12, _kept(build, adapted))
+        network, given = ready(build, adapted)
+        with FlopCounterMode(display=False) as forward:
+            out = network(**given)
+        with FlopCounterMode(display=False) as backward:
+            (out if isinstance(out, Tensor) else out.sample).float().sum().backward()
+    return Call(forward.get_total_flops() / 1e12, backward.get_total_flops() / 1e12, kept(build, adapted) / 2**30)
 
 
-def _kept(build: Callable[[], tuple[nn.Module, dict[str, Any]]], adapted: bool) -> int:
+def kept(build: Build, adapted: bool) -> int:
     """Return the bytes of the storages that autograd keeps for the way back, weights left out."""
-    with FakeTensorMode():
-        network, given = _ready(build, adapted)
-        weights = {id(p.untyped_storage()) for p in network.parameters()}
-        seen: dict[int, int] = {}
-        alive = []
+    with torch.device("meta"), patch.object(functional, "scaled_dot_product_attention", flash):
+        network, given = ready(build, adapted)
+        weights = {p.untyped_storage()._cdata for p in network.parameters()}
+        seen: dict[int, Any] = {}
 
         def note(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
-            alive.append(storage)
-            seen[id(storage)] = storage.nbytes()
+            seen[storage._cdata] = storage  # which also keeps it alive, so that no other one takes its place
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            network(**given, return_dict=False)
-    return sum(size for key, size in seen.items() if key not in weights)
+            network(**given)
+        return sum(storage.nbytes() for key, storage in seen.items() if key not in weights)
+
+
+class Flash(torch.autograd.Function):
+    """Keeps what flash attention keeps, and computes nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, out)
+        return out
+
+
+def flash(query: Tensor, key: Tensor, value: Tensor, *args: Any, **settings: Any) -> Tensor:
+    return Flash.apply(query, key, value)  # pyright: ignore[reportReturnType]
+
+
+def ready(build: Build, adapted: bool) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the frozen network in bf16 with its adapter, and input with a gradient, as in a chain of steps."""
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        network, given = build()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    network.requires_grad_(False)
+    given = {name: value.to(torch.bfloat16) for name, value in given.items()}
+    if adapted:
+        inject(
+            network, AlignPropSettings().adapter_settings().peft(list(layer_groups(network)["attention"])), "default"
+        )
+    next(iter(given.values())).requires_grad_()
+    return network, given
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Reward against pictures and against time, for every way of sending the gradient back.
 
-python -m tests.bench.alignprop_modes [--seeds 0 1 2] [--rewards brightness ...] [--pictures 20] [--show]
+python -m tests.bench.alignprop_modes [--seeds 0 1 2] [--rewards brightness ...] [--pictures 16] [--show]
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _given(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.alignprop_modes", description=__doc__)
     parser.add_argument("--rewards", nargs="+", default=list(REWARDS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--pictures", type=int, default=20)
+    parser.add_argument("--pictures", type=int, default=16)
     parser.add_argument("--show", action="store_true", help="only write the table of the trials that are there")
     return parser.parse_args(arguments)
 

@@ -98,7 +98,7 @@ class AlignPropSettings(Settings):
     adapter of the evaluation before; 0 never."""
 
     max_drop: NonNegativeFloat = 0.0
-    """End the run likewise when the monitor falls by more than this below its start; 0 never."""
+    """End the run likewise when the monitor falls by more than this below its best; 0 never."""
 
     adapter: Kind = "lora"
     """What is trained: an adapter by its method's name."""
@@ -144,10 +144,12 @@ class AlignPropSettings(Settings):
             changed = [n for n in names if getattr(self, n) != type(self).model_fields[n].default]
             if changed:
                 raise ValueError(f"{switch} leaves {', '.join(changed)} without effect; leave out one or the other")
-        if self.mode not in ("random-per-step", "lv") and self.k > self.sampling_steps:
-            raise ValueError(f"k={self.k} is more than sampling_steps={self.sampling_steps}; lower k")
-        if self.early_stop >= self.sampling_steps:
+        steps = self.sampling_steps - self.early_stop
+        if steps < 1:
             raise ValueError(f"early_stop={self.early_stop} leaves no step of sampling_steps={self.sampling_steps}")
+        if self.mode not in ("random-per-step", "lv") and self.k > steps:
+            left = f" without early_stop={self.early_stop}" if self.early_stop else ""
+            raise ValueError(f"k={self.k} is more than sampling_steps={self.sampling_steps}{left}; lower k")
         if self.bound == "none" and self.target:
             raise ValueError("bound=none leaves target without effect; leave out one or the other")
         if self.bound != "none" and len(self.target) != len(self.reward):
