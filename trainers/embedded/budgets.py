@@ -119,7 +119,7 @@ CPU = Budget(
         {"psnr": (14.0, 32.0), "ramp": 10000, "settle": 40000},
         OptimConfig(steps=50000, lr=2e-3, warmup=50, weight_decay=1e-3, schedule="linear"),
     ),
-    dit=_dit((1600, 64), (500, 32), (220, 8), lr=2e-3, every=50, precision=PrecisionConfig(device="cpu", dtype="bf16")),
+    dit=_dit((1200, 64), (400, 32), (160, 8), lr=2e-3, every=50, precision=PrecisionConfig(device="cpu", dtype="bf16")),
     dit_scenes={8: 0, 16: 8192, 32: 1024},
     heads=_heads((570, 400), {}),
     precision=PrecisionConfig(device="cpu"),
