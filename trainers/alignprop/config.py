@@ -16,6 +16,7 @@ from trainers.denoise.adapters import BoftSettings, DoraSettings, LohaSettings, 
 from trainers.denoise.config import DenoiseSettings, Targets, TensorLoraSettings
 
 PROMPTS = ASSETS / "prompts"
+WITHOUT_K = ("random-per-step", "lv")
 Share = Annotated[float, Ge(0.0), Le(1.0)]
 Kind = Literal["lora", "dora", "loha", "lokr", "tensor-lora", "oft", "boft"]
 KINDS: dict[Kind, type[DenoiseSettings]] = {
@@ -74,8 +75,9 @@ class AlignPropSettings(Settings):
     sampling_steps: PositiveInt = 10
     """Sampling steps of a picture (DDIM, or Euler for flow models), spaced from the noisiest time."""
 
-    guidance: NonNegativeFloat = 4.0
-    """How strongly pictures follow their prompts; 1 switches guidance off and halves the time."""
+    guidance: NonNegativeFloat = 3.0
+    """How strongly pictures follow their prompts; 1 switches guidance off and halves the time. 3 suits toys; 5 to 7 is
+    usual for Stable Diffusion, and 1 for FLUX.1, which is told its own guidance."""
 
     prompts: Path | None = None
     """Text file with a prompt on each line to train on. None takes assets/prompts/toys-train.txt."""
@@ -133,7 +135,7 @@ class AlignPropSettings(Settings):
         """Refuse settings that another one leaves without effect, and those that do not fit together."""
         off: dict[str, tuple[str, ...]] = {
             f"mode={self.mode}": (
-                *(("k",) if self.mode in ("random-per-step", "lv") else ()),
+                *(("k",) if self.mode in WITHOUT_K else ()),
                 *(("repeats",) if self.mode != "lv" else ()),
                 *(("early_stop",) if self.mode != "spaced" else ()),
             ),
@@ -147,7 +149,7 @@ class AlignPropSettings(Settings):
         steps = self.sampling_steps - self.early_stop
         if steps < 1:
             raise ValueError(f"early_stop={self.early_stop} leaves no step of sampling_steps={self.sampling_steps}")
-        if self.mode not in ("random-per-step", "lv") and self.k > steps:
+        if self.mode not in WITHOUT_K and self.k > steps:
             left = f" without early_stop={self.early_stop}" if self.early_stop else ""
             raise ValueError(f"k={self.k} is more than sampling_steps={self.sampling_steps}{left}; lower k")
         if self.bound == "none" and self.target:

@@ -53,8 +53,8 @@ class Watchdog:
             )
         if self._max_drop and last["monitor"] < kept["monitor"] - self._max_drop:
             return (
-                f"the monitor fell from {kept['monitor']:.4f}, its best, to {last['monitor']:.4f}, more than method.max_drop; "
-                "the adapter of the evaluation before is kept"
+                f"the monitor fell from {kept['monitor']:.4f}, its best, to {last['monitor']:.4f}, more than "
+                "method.max_drop; the adapter of the evaluation before is kept"
             )
         return ""
 
