@@ -1,6 +1,6 @@
 """How good the shipped `toys` is.
 
-python -m tests.bench.toys_quality [--count 1000] [--steps 20] [--guidance 5]
+python -m tests.bench.toys_quality [--count 1000] [--steps 20] [--guidance 3]
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--count", type=int, default=1000, help="captions")
     parser.add_argument("--scenes", type=int, default=256, help="scenes for the autoencoder")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
