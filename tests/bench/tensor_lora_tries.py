@@ -84,20 +84,20 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     asked = {"subject": options.subject, "steps": options.steps}
     path = RESULTS / f"{NAME}.json"
-    known = read(path) if path.is_file() else {}
-    rows = [row for row in known["rows"] if row[0] in TRIES] if known.get("details") == asked else []
+    known = read(path)["details"] if path.is_file() else {}
+    made: dict[str, list[Any]] = known["made"] if known.get("asked") == asked else {}
     for text in TRIES:
-        if text in [row[0] for row in rows]:
-            continue
-        rows.append([text, *attempt(text, options.subject, options.steps)])
-        print(*rows[-1], sep="  ", flush=True)
+        if text not in made:
+            made[text] = attempt(text, options.subject, options.steps)
+            print(text, *made[text], sep="  ", flush=True)
+        rows = [[name, *made[name][:3], *(f"{loss:.4f}" for loss in made[name][3:])] for name in TRIES if name in made]
         write(
             NAME,
             "python -m tests.bench.tensor_lora_tries",
             ["adapter", "parameters", "T moved", "D moved", "loss, trained images", "loss, held-out images"],
             rows,
             note=f"{options.steps} steps on {options.subject} from one seed; optim.lr is 0.002 unless said.",
-            details=asked,
+            details={"asked": asked, "made": made},
         )
 
 

@@ -29,7 +29,6 @@ from trainers.registry import run_config_class
 from trainers.run import execute
 from trainers.rundir import create
 
-
 ROOT = Path(__file__).parents[2]
 
 
