@@ -39,6 +39,12 @@ from trainers.run import execute
 from trainers.rundir import RunDir, create, default_path
 
 PROBE = "probe-b"
+LEGEND = """
+subject    likeness to pictures that were never trained on: mean identity cosine, 1 is the same; +- over the runs
+prompt     share of images in the place that was asked for
+diversity  mean distance of two images of one adapter, 0 is the same image
+loss       denoising loss on the pictures that were never trained on
+"""
 SIDE = 128
 """Side at which the probe is given pictures."""
 
@@ -274,7 +280,7 @@ def table(rows: Sequence[Row]) -> str:
         cost = f"{e['parameters']:>10,.0f} {e['file_bytes'] / 1e3:>8.1f} {e['seconds_per_step']:>7.3f}"
         found = f"{e['subject_fidelity']:>8.3f} {e['spread']:>6.3f} {e['prompt_fidelity']:>7.3f} {e['diversity']:>9.3f}"
         lines.append(f"{e['adapter']:<{width}} {cost} {found} {e['held_out_loss']:>7.4f} {e['runs']:>5}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + LEGEND
 
 
 def plot(rows: Sequence[Row]) -> bytes:
