@@ -13,7 +13,9 @@ from lrdiff.world.heads_paint import shaded
 from lrdiff.world.heads_shape import distance, normals
 
 NEAR, FAR, STEPS = 2.0, 3.6, 48
-HIT = 4e-3
+HIT, ARRIVED = 4e-3, 2e-4
+PUT_ASIDE = 3
+"""Steps after which rays that are done are put aside."""
 RADIUS, FOCAL = 2.7, 2.7
 
 
@@ -71,11 +73,29 @@ def orbit_rays(yaw: Tensor, pitch: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def trace(person: Heads, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Follow rays to the surface. Returns distances [B, N] and hits [B, N]; a miss ends at 3.6."""
-    t = torch.full(directions.shape[:2], NEAR, device=directions.device)
-    for _ in range(STEPS):
-        t = (t + 0.85 * distance(person, origins + t[..., None] * directions)).clamp(NEAR, FAR)
-    hit = (distance(person, origins + t[..., None] * directions).abs() < HIT) & (t < FAR)
+    """Follow rays to the surface. Returns distances [B, N] and hits [B, N]; a miss ends at 3.6.
+
+    Rays that have arrived, or have left, are put aside: most arrive within ten steps.
+    """
+    shape = directions.shape[:2]
+    whose = torch.arange(shape[0], device=directions.device).repeat_interleave(shape[1])
+    origins, directions = (x.expand(*shape, 3).reshape(-1, 1, 3) for x in (origins, directions))
+    end = torch.full((len(whose), 1), NEAR, device=directions.device)
+    near = torch.zeros_like(end, dtype=torch.bool)
+    going = torch.arange(len(whose), device=directions.device)
+    here = person.pick(whose)
+    for number in range(STEPS):
+        if number % PUT_ASIDE == 0 and number:
+            staying = (~near[going] & (end[going] < FAR))[:, 0]
+            going, here = going[staying], here.pick(staying)
+            if not len(going):
+                break
+        t = end[going]
+        apart = distance(here, origins[going] + t[..., None] * directions[going])
+        end[going] = (t + 0.85 * apart).clamp(NEAR, FAR)
+        near[going] = apart.abs() < ARRIVED
+    t = end.reshape(shape)
+    hit = (distance(person, (origins + end[..., None] * directions).reshape(*shape, 3)).abs() < HIT) & (t < FAR)
     return torch.where(hit, t, FAR), hit
 
 

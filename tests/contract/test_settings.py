@@ -219,6 +219,7 @@ OWN: dict[str, dict[str, tuple[Any, str]]] = {
         "method.anchor_steps": (3, "weights"),
         "method.anchor_lr": (0.01, "weights"),
         "method.anchor_side": (8, "weights"),
+        "method.patch": (8, "weights"),
         "method.r": (2, "shapes"),
         "method.alpha": (8.0, "weights"),
         "method.form": ("plain", "shapes"),

@@ -23,15 +23,19 @@ class My3DGenSettings(Settings):
     space: Literal["w", "w+"] = "w"
     """One latent for all layers of the generator, or one for each."""
 
-    anchor_steps: PositiveInt = 300
+    anchor_steps: PositiveInt = 120
     """Steps of the search for anchors, for all photos at once."""
 
     anchor_lr: PositiveFloat = 0.05
     """Peak rate of the anchors' latents."""
 
-    anchor_side: PositiveInt | None = None
-    """Side in pixels at which anchors are searched, without super-resolution, which is quicker. None compares finished
-    pictures."""
+    anchor_side: PositiveInt | None = 32
+    """Side in pixels at which anchors are searched, without super-resolution; at most the generator's rendered side.
+    None compares finished pictures, which takes several times as long."""
+
+    patch: Annotated[int, Ge(8)] | None = 32
+    """Side in rendered pixels of the part of the photos that each step looks at, somewhere else every time. None, or
+    the whole side, looks at whole photos, which takes longer."""
 
     r: PositiveInt = 1
     """Rank parameter; a 3 x 3 convolution's change has rank 3 r in the published form."""
@@ -80,7 +84,7 @@ class My3DGenSettings(Settings):
 class My3DGenOptim(OptimConfig):
     """How long and how fast to train."""
 
-    steps: PositiveInt = 500
+    steps: PositiveInt = 300
     """Optimizer steps in all, counted from the very start, also after a resume."""
 
     lr: PositiveFloat = 2e-3
