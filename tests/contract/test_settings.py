@@ -228,6 +228,7 @@ OWN: dict[str, dict[str, tuple[Any, str]]] = {
         "method.full": (True, "shapes"),
         "method.symmetry": (0.5, "weights"),
         "method.symmetry_every": (1, "weights"),
+        "method.symmetry_form": ("identity", "weights"),
         "method.symmetry_temperature": (1.0, "weights"),
     },
 }
@@ -248,6 +249,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "method.max_drop": {"method__reward": ["brightness:-1"], "method__monitor": "brightness"},
     "method.refine": {"method__cameras": "{cameras}"},
     "method.symmetry_every": {"method__symmetry": 0.5},
+    "method.symmetry_form": {"method__symmetry": 0.5},
     "method.symmetry_temperature": {"method__symmetry": 0.5},
 }
 # The same of adapters that learn by the denoising loss.

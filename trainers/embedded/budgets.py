@@ -107,10 +107,9 @@ def _heads(
 
     Biases take AdamW's steps at this rate, weights orthogonal ones at twelve times it.
     """
-    first, second = (
-        OptimConfig(steps=count, lr=lr, warmup=15, beta2=0.99, clip=10.0, weight_decay=0.0)
-        for count, lr in zip(steps, (5e-3, 2e-3), strict=True)
-    )
+    given = {"warmup": 15, "beta2": 0.99, "clip": 10.0, "weight_decay": 0.0}
+    first = OptimConfig(steps=steps[0], lr=5e-3, schedule="constant", **given)
+    second = OptimConfig(steps=steps[1], lr=4e-3, **given)
     sizes = {"face": 0.5, "eyes": 0.33, **sizes}
     return Training(sizes, first, every, precision), Training(
         {"superres": (24, 16), "batch": 8, "rays": 384, "patch": 20, **sizes}, second, every, precision
@@ -130,9 +129,9 @@ CPU = Budget(
     ),
     dit=_dit((2300, 64), (800, 32), (400, 8), lr=2e-3, precision=PrecisionConfig(device="cpu", dtype="bf16")),
     dit_scenes={8: 0, 16: 8192, 32: 1024},
-    heads=_heads((1600, 300), {}, every=150, precision=PrecisionConfig(device="cpu", dtype="bf16")),
-    people=800,
-    head_probes=_head_probes(400),
+    heads=_heads((450, 260), {}, every=130, precision=PrecisionConfig(device="cpu", dtype="bf16")),
+    people=500,
+    head_probes=_head_probes(300),
     precision=PrecisionConfig(device="cpu"),
 )
 """About nine hours on two cores; the shipped models were made with about these figures, see the manifest for what

@@ -36,6 +36,8 @@ SMOOTH = 2
 HELD_OUT_SEED = 7
 BORDER = 3
 """Rays at a patch's border that super-resolution sees and is not judged on, since it knows nothing beyond them."""
+SHELL = (-0.008, 0.022)
+"""Where colours count as the surface's, along the ray from it, in world units."""
 FACE = ((-0.17, -0.22, 0.15), (0.17, 0.2, 0.33))
 """Corners of the box around eyes, nose and mouth, in world units."""
 
@@ -100,6 +102,10 @@ class HeadsConfig(Settings):
     depth_weight: NonNegativeFloat = 1.0
     """Weight of the depth, where the head is."""
 
+    surface_weight: NonNegativeFloat = 1.0
+    """Weight of the colours at the surface itself. While densities are soft, a ray's colour is a mixture along it, and
+    small features, eyes above all, do not appear for thousands of steps."""
+
     matrix_lr: PositiveFloat = 12.0
     """Factor on the learning rate of weights, which take orthogonal steps; biases and the constant take AdamW's."""
 
@@ -132,7 +138,9 @@ class HeadsConfig(Settings):
 
 
 class TrainHeads(Method[HeadsConfig]):
-    """|C - C*| + mask |O - O*| + depth |D - D*| over random rays, plus |S - S*| over enlarged patches of rays.
+    """|C - C*| + mask |O - O*| + depth |D - D*| + surface |c - C*| over random rays, plus |S - S*| over enlarged patches.
+
+    C is what a ray sums up, c the colour at the surface that the world knows.
 
     * is the world's renderer.
 
@@ -239,14 +247,26 @@ class TrainHeads(Method[HeadsConfig]):
         colour = (seen.colours[..., :3] - meant).abs().mean()
         mask = (seen.opacity - hit.float()).abs().mean()
         depth = ((seen.depth - batch["depth"]).abs() * hit).sum() / hit.sum().clamp_min(1)
+        surface = self._surface(planes, batch, rng)
         loss = colour + self.config.mask_weight * mask + self.config.depth_weight * depth
+        loss = loss + self.config.surface_weight * surface
         error = (seen.colours[..., :3].detach().clamp(-1, 1) - meant).square().mean()
         metrics = {"psnr": -10 * torch.log10(error / 4), "mask": mask.detach(), "depth": depth.detach()}
+        metrics["surface"] = surface.detach()
         if "patch" in batch:
             finished = self._finished(seen.colours, ws, batch["patch"])
             metrics["finished"] = finished.detach()
             loss = loss + self.config.superres_weight * finished
         return loss, metrics
+
+    def _surface(self, planes: Tensor, batch: Batch, rng: torch.Generator) -> Tensor:
+        """Return the mean absolute error of the colours at the surface, or just before or behind it."""
+        hit, depth = batch["hit"], batch["depth"][..., None]
+        low, high = SHELL
+        depth = depth + low + (high - low) * torch.rand(depth.shape, generator=rng).to(depth)
+        _, _, colours = self.generator.along(planes, batch["origins"], batch["directions"], depth)
+        apart = (2 * colours[..., 0, :3] - 2 * batch["colour"]).abs().mean(-1)
+        return (apart * hit).sum() / hit.sum().clamp_min(1)
 
     def _finished(self, colours: Tensor, ws: Tensor, meant: Tensor) -> Tensor:
         """Return the mean absolute error of the enlarged patches, [B, 4 P^2, 3] being meant, in [0, 1]."""

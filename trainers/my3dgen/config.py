@@ -62,16 +62,22 @@ class My3DGenSettings(Settings):
     symmetry_every: PositiveInt = 4
     """Steps between two uses of the symmetry."""
 
+    symmetry_form: Literal["pixels", "identity"] = "pixels"
+    """What is compared: pixels where both sides can agree, or features of the shipped identity network of heads, as
+    published. The network knows the procedural heads that the shipped generator draws, and no photos of people."""
+
     symmetry_temperature: Annotated[float, Ge(1e-3), Le(100.0)] = 0.25
     """Differences between both sides well above it are left alone."""
 
     @model_validator(mode="after")
     def _every_setting_acts(self) -> Self:
         """Refuse settings of a symmetry that is off."""
-        names = ("symmetry_every", "symmetry_temperature")
+        names = ("symmetry_every", "symmetry_form", "symmetry_temperature")
         changed = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
         if changed and not self.symmetry:
             raise ValueError(f"symmetry=0 leaves {', '.join(changed)} without effect; leave out one or the other")
+        if self.symmetry_form == "identity" and "symmetry_temperature" in changed:
+            raise ValueError("symmetry_temperature has no effect on symmetry_form=identity; leave it out")
         low_rank = ("r", "alpha", "form", "styles", "extras")
         idle = [name for name in low_rank if getattr(self, name) != type(self).model_fields[name].default]
         if idle and self.full:

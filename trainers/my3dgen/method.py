@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from lrdiff.artifact import Artifact, Header
+from lrdiff.probe import load_probe
 from lrdiff.rng import derive
 from lrdiff.triplane.cameras import mirrored
 from lrdiff.triplane.generator import Window
 from lrdiff.triplane.inversion import Anchors, InversionConfig, invert
 from lrdiff.triplane.lora import LoraConfig, Personal
-from lrdiff.triplane.losses import pixel_symmetry, psnr, reconstruction
+from lrdiff.triplane.losses import identity_symmetry, pixel_symmetry, psnr, reconstruction
 from lrdiff.triplane.personal import ADAPTER, ANCHORS, CAMERAS, COMPONENT, orbit
 from lrdiff.triplane.store import fingerprint, load
 from trainers.data import epoch_indices
@@ -26,6 +27,8 @@ from trainers.my3dgen.photos import read_cameras, read_photos
 
 log = logging.getLogger(__name__)
 
+PROBE = "heads-probe-a"
+"""Takes part in a loss; heads-probe-b only measures."""
 WIDEST = 1.0
 """Widest yaw, in radians, at which both sides are compared."""
 HIGHEST = 0.25
@@ -39,8 +42,9 @@ class My3DGen(Method[My3DGenRun]):
     Stage 1 is done when the method is built: anchors (and cameras) of all photos, which then stay as they are. Stage 2
     is the training: the adapter learns to draw every photo from its anchor. Mapping and decoder are frozen.
 
-    Differs from the paper: a pyramid takes the place of LPIPS; the symmetry compares pixels where they can agree, not
-    identity features; all anchors are searched together, by pixels.
+    Differs from the paper: a pyramid takes the place of LPIPS; each step looks at a part of the photos; the symmetry
+    compares pixels where they can agree, unless identity features are asked for; all anchors are searched together, by
+    pixels.
     """
 
     def __init__(self, config: My3DGenRun, name: str, engine: Engine, anchors: Anchors | None = None) -> None:
@@ -74,6 +78,8 @@ class My3DGen(Method[My3DGenRun]):
         self.photos = photos
         lora = LoraConfig(settings.r, settings.alpha, settings.form, settings.styles, settings.extras, settings.full)
         self.personal = Personal(self.generator, lora)
+        compares_identity = settings.symmetry > 0 and settings.symmetry_form == "identity"
+        self.probe = load_probe(PROBE).to(engine.device) if compares_identity else None
 
     def _search(self, photos: Tensor, cameras: Tensor | None, refine: bool) -> Anchors:
         settings = self.config.method
@@ -150,6 +156,9 @@ class My3DGen(Method[My3DGenRun]):
         camera = orbit(self.generator, angles).to(ws.device)
         planes = self.generator.planes(ws)
         flipped = window.mirrored(self.generator.config.render.side) if window else None
+        if self.probe is not None:
+            pair = (self.generator.view(ws, c, planes=planes).image.float() for c in (camera, mirrored(camera)))
+            return identity_symmetry(self.probe.identity, *pair)
         views = ((camera, window), (mirrored(camera), flipped))
         one, other = (self.generator.view(ws, c, planes=planes, window=part).image.float() for c, part in views)
         return pixel_symmetry(one, other, self.config.method.symmetry_temperature)

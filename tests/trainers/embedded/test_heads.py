@@ -91,7 +91,7 @@ def test_it_learns_and_gradients_reach_every_parameter() -> None:
     loss, metrics = trainer(trainer.batch(0, stream(0, "batch", 0)), stream(0, "forward", 0))
     loss.backward()
     assert [name for name, p in trainer.named_parameters() if p.grad is None] == []
-    assert set(metrics) == {"psnr", "mask", "depth", "finished"}
+    assert set(metrics) == {"psnr", "mask", "depth", "surface", "finished"}
     trainer.zero_grad()
     before = trainer.evaluate(stream(0, "evaluate"))
     optim = OptimConfig(steps=40, lr=5e-3, warmup=3, beta2=0.99, clip=10.0)
