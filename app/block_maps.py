@@ -37,7 +37,7 @@ class MapConfig(Sparsity):
     steps: PositiveInt = 20
     """Sampling steps of the whole drawing."""
 
-    guidance: NonNegativeFloat = 5.0
+    guidance: NonNegativeFloat = 3.0
     """How strongly the prompt is followed; 1 switches guidance off."""
 
     size: NonNegativeInt = 0

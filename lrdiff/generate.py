@@ -123,7 +123,7 @@ def render(
     *,
     negative_prompt: str = "",
     steps: int = 20,
-    guidance: float = 5.0,
+    guidance: float = 3.0,
     sampler: str = "dpm++2m",
     eta: float = 0.0,
     width: int = 0,

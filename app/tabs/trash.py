@@ -9,9 +9,8 @@ import gradio as gr
 
 from app import disk, text
 from app.site import Site
+from app.tabs.parts import QUIET
 from app.told import told
-
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 
 
 class TrashTab:

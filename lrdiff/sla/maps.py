@@ -55,7 +55,7 @@ def block_maps(
     seed: int = 0,
     at: float = 0.5,
     steps: int = 20,
-    guidance: float = 5.0,
+    guidance: float = 3.0,
     width: int = 0,
     height: int = 0,
 ) -> dict[str, LayerMap]:

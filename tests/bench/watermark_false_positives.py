@@ -98,7 +98,7 @@ def _given(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=2000, help="rendered scenes")
     parser.add_argument("--outputs", type=int, default=1000, help="pictures generated without a mark")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps of a picture")
-    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--photos", type=Path, help="folder of photos; left out without it")
     parser.add_argument("--model", default="toys")
     parser.add_argument("--extractor", type=Path)

@@ -75,7 +75,7 @@ def _given(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--tune-steps", type=int, nargs="+", default=[0, 10, 30, 100, 300])
     parser.add_argument("--tune-rate", type=float, default=1e-4)
     parser.add_argument("--steps", type=int, default=20, help="sampling steps of a picture")
-    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--settings", default="{}", help="of the training runs, as JSON over the defaults")
     parser.add_argument("--model", default="toys")
     parser.add_argument("--extractor", type=Path)

@@ -100,7 +100,7 @@ def _given(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=1000, help="generated pictures, decoded with every key")
     parser.add_argument("--suite-images", type=int, default=100, help="of these, how many go through the whole suite")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps of a picture")
-    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--settings", default="{}", help="of the training runs, as JSON over the defaults")
     parser.add_argument("--model", default="toys")
     parser.add_argument("--extractor", type=Path)

@@ -35,6 +35,7 @@ class Budget:
         scenes: Rendered scenes.
         subjects: Rendered individuals, five pictures each.
         vae: The autoencoder of `toys`.
+        decoder: Its decoder alone, once the latents are fixed.
         unet: The denoiser and text encoder of `toys`.
         probes: By name.
         extractor: The reader of watermarks.
@@ -52,6 +53,7 @@ class Budget:
     scenes: int
     subjects: int
     vae: Training
+    decoder: Training
     unet: Training
     probes: Mapping[str, Training]
     extractor: Training
@@ -121,13 +123,18 @@ CPU = Budget(
     scenes=14848,
     subjects=600,
     vae=Training({"batch_size": 16}, OptimConfig(steps=2000, lr=1e-3, warmup=30, weight_decay=1e-3)),
+    decoder=Training(
+        {"batch_size": 8, "crop": 96, "scene_share": 0.75, "half_scale": 0.0},
+        OptimConfig(steps=2500, lr=1e-3, warmup=30, weight_decay=1e-3),
+        precision=PrecisionConfig(device="cpu", dtype="bf16"),
+    ),
     unet=Training({"batch_size": 64}, OptimConfig(steps=4200, lr=7e-4, warmup=60, weight_decay=1e-2)),
     probes=_probes(4000, 48, 8),
     extractor=Training(
         {"psnr": (14.0, 32.0), "ramp": 10000, "settle": 40000},
         OptimConfig(steps=50000, lr=2e-3, warmup=50, weight_decay=1e-3, schedule="linear"),
     ),
-    dit=_dit((2300, 64), (800, 32), (400, 8), lr=2e-3, precision=PrecisionConfig(device="cpu", dtype="bf16")),
+    dit=_dit((1200, 64), (400, 32), (160, 8), lr=2e-3, every=50, precision=PrecisionConfig(device="cpu", dtype="bf16")),
     dit_scenes={8: 0, 16: 8192, 32: 1024},
     heads=_heads((450, 260), {}, every=130, precision=PrecisionConfig(device="cpu", dtype="bf16")),
     people=500,
@@ -142,8 +149,14 @@ GPU = Budget(
     scenes=61440,
     subjects=4000,
     vae=Training({"batch_size": 32}, OptimConfig(steps=4000, lr=1e-3, warmup=100, weight_decay=1e-3), every=500),
+    decoder=Training(
+        {"batch_size": 16, "crop": 96, "scene_share": 0.75, "half_scale": 0.0},
+        OptimConfig(steps=6000, lr=1e-3, warmup=100, weight_decay=1e-3),
+        every=500,
+    ),
+    # As many weights as the CPU's, more of them where latents have their full size: patterns are made there.
     unet=Training(
-        {"batch_size": 128, "average": 0.9995},
+        {"channels": (128, 160, 208), "batch_size": 128, "average": 0.9995},
         OptimConfig(steps=15000, lr=8e-4, warmup=300, weight_decay=1e-2),
         every=1000,
     ),

@@ -73,7 +73,7 @@ def read_images(probe: Probe, images: Sequence[Tensor], labels: Sequence[dict[st
 
 
 def read_generated(
-    backbone: Backbone, probe: Probe, count: int, *, steps: int = 20, guidance: float = 5.0, batch: int = 16
+    backbone: Backbone, probe: Probe, count: int, *, steps: int = 20, guidance: float = 3.0, batch: int = 16
 ) -> Reading:
     """Generate the first `count` held-out captions, image i from seed i, and let a probe read them."""
     pairs = held_out_captions(count, UNSEEN_SEED)

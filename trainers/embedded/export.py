@@ -37,7 +37,7 @@ SPREAD = 16.0
 
 
 def export_vae(run: Path, scenes: Shards, out: Path) -> None:
-    """Write the autoencoder of a run with normalised latents, in single precision.
+    """Write the autoencoder of a run in single precision, with normalised latents where its encoder was trained.
 
     Args:
         run: Run directory of `ToysVae`.
@@ -51,7 +51,8 @@ def export_vae(run: Path, scenes: Shards, out: Path) -> None:
     method = ToysVae(ToysVaeConfig.model_validate(record.read()["config"]["method"]))
     load_trained(method, record)
     vae = method.vae.eval()
-    normalise_latents(vae, *moments(vae, scenes, 1024))
+    if method.config.start is None:
+        normalise_latents(vae, *moments(vae, scenes, 1024))
     with replacing_folder(out) as folder:
         vae.save_pretrained(folder)
 

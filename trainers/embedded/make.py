@@ -201,12 +201,17 @@ class _Workshop:
         folder, latents = self.cache / f"vae-{self.seed}-final", self.cache / f"latents-{self.seed}"
         if not folder.exists():
             export_vae(self._run("vae"), scenes, folder)
+        plan = self.budget.decoder
+        decoder_config = ToysVaeConfig(scenes=scenes.path, start=folder, **plan.method)
+        seconds += self._train("decoder", ToysVae, decoder_config, plan)
         if not (latents / "latents.npy").exists():
             vae: Any = AutoencoderKL.from_pretrained(folder)
             write_latents(vae.to(self._device()), scenes, latents)
         plan = self.budget.unet
         seconds += self._train("unet", ToysUnet, ToysUnetConfig(latents=latents, **plan.method), plan)
-        export_toys(folder, self._run("unet"), out)
+        decoder = self.cache / f"decoder-{self.seed}-final"
+        export_vae(self._run("decoder"), scenes, decoder)
+        export_toys(decoder, self._run("unet"), out)
         return seconds
 
     def toys_dit(self, out: Path, toys: Path) -> float:

@@ -7,6 +7,9 @@ photographs both survive it. Two things make its latents easy for a diffusion mo
   which keeps the latents smooth and free of positional codes (Kouzelis et al., "EQ-VAE", arXiv 2502.09509);
 - after training each latent channel is shifted and scaled to mean 0 and standard deviation 1 by folding the affine map
   into the two 1 x 1 convolutions at the bottleneck, so `scaling_factor` is 1 and all channels carry the same noise.
+
+Then a second training goes on from the finished autoencoder with its encoder as it is: only the decoder learns, which
+costs less, and latents keep their meaning.
 """
 
 from __future__ import annotations
@@ -19,9 +22,10 @@ import torch
 from annotated_types import Ge, Le, MinLen
 from diffusers import AutoencoderKL
 from pydantic import NonNegativeFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lrdiff.errors import ConfigError
 from trainers.config import Settings
 from trainers.embedded.dead_leaves import dead_leaves
 from trainers.embedded.linear_start import linear_start
@@ -31,6 +35,9 @@ from trainers.method import Batch, Method, Metrics, ParamGroup
 
 class ToysVaeConfig(Settings):
     """How the autoencoder is built and trained."""
+
+    start: Path | None = None
+    """Folder of a finished autoencoder of the same channels. Only its decoder is trained; none starts from scratch."""
 
     channels: Annotated[tuple[PositiveInt, ...], MinLen(1)] = (32, 48, 64, 128)
     """Width of each level; every level but the last halves the resolution."""
@@ -90,7 +97,15 @@ class ToysVae(Method[ToysVaeConfig]):
 
     def __init__(self, config: ToysVaeConfig) -> None:
         super().__init__(config)
-        self.vae = build_vae(config.channels, config.latent_channels, 128)
+        if config.start is None:
+            self.vae = build_vae(config.channels, config.latent_channels, 128)
+        else:
+            self.vae = cast(AutoencoderKL, AutoencoderKL.from_pretrained(config.start, torch_dtype=torch.float32))
+            found = (tuple(self.vae.config.block_out_channels), self.vae.config.latent_channels)
+            if found != (config.channels, config.latent_channels):
+                raise ConfigError(f"{config.start}: has channels {found}, not those of the settings; set these alike")
+            for part in (self.vae.encoder, self.vae.quant_conv):
+                cast(nn.Module, part).requires_grad_(False)
         self.vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.scenes = Shards.open(config.scenes) if config.scenes is not None else None
 
@@ -123,9 +138,9 @@ class ToysVae(Method[ToysVaeConfig]):
         return loss, {"pixel": pixel, "edges": edges, "kl": kl, "psnr": psnr}
 
     def param_groups(self) -> Iterable[ParamGroup]:
-        """Everything is trained: inner convolutions with orthogonalised steps."""
+        """All that is trained, inner convolutions with orthogonalised steps."""
         edges = ("conv_in", "conv_out", "quant_conv")
-        named = list(self.vae.named_parameters())
+        named = [(name, p) for name, p in self.vae.named_parameters() if p.requires_grad]
         inner = [p for name, p in named if p.ndim == 4 and not any(edge in name for edge in edges)]
         chosen = {id(p) for p in inner}
         outer = [p for _, p in named if id(p) not in chosen]

@@ -90,7 +90,7 @@ class WatermarkSettings(Settings):
     sampling_steps: PositiveInt = 20
     """Sampling steps of a generated picture."""
 
-    guidance: NonNegativeFloat = 5.0
+    guidance: NonNegativeFloat = 3.0
     """How strongly the generated pictures follow their prompts."""
 
     @field_validator("key")

@@ -54,6 +54,7 @@ def micro_budget(scenes: int = SCENES) -> Budget:
         scenes=scenes,
         subjects=4,
         vae=Training(TINY_VAE, optim, every=2),
+        decoder=Training(TINY_VAE, optim, every=2),
         unet=Training(TINY_UNET, optim, every=2),
         probes={"probe-a": Training(TINY_PROBE, optim, every=2)},
         extractor=Training(TINY_EXTRACTOR, optim, every=2),

@@ -76,6 +76,19 @@ def test_exported_weights_are_the_averages(made: Path) -> None:
         assert torch.equal(value, stored[f"own.unet.{name}"].half()), name
 
 
+def test_the_second_training_of_the_autoencoder_leaves_its_latents_alone(made: Path) -> None:
+    from safetensors.torch import load_file
+
+    name = "diffusion_pytorch_model.safetensors"
+    first = load_file(made / "cache" / "micro" / "vae-1-final" / name)
+    shipped = load_file(made / "assets/models/toys/vae" / name)
+    same = {name for name, value in shipped.items() if torch.equal(value, first[name].half())}
+    ours = {name for name in shipped if name.startswith(("encoder.", "quant_conv."))}
+    assert ours
+    assert ours <= same
+    assert "decoder.conv_out.weight" not in same
+
+
 def test_making_again_gives_the_same_bytes_and_trains_nothing(made: Path, tmp_path: Path) -> None:
     metrics = (made / "cache" / "micro" / "unet-1" / "metrics.jsonl").read_bytes()
     out = make("toys", budget=micro_budget(), out=tmp_path / "toys", assets=made / "assets", cache=made / "cache")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from lrdiff.errors import ConfigError
 from lrdiff.rng import stream
 from tests.trainers.embedded.conftest import TINY_PROBE, TINY_UNET, TINY_VAE
 from trainers import checkpoint, hooks
@@ -41,6 +42,12 @@ def test_autoencoder_steps(scenes: Shards) -> None:
     assert set(state.metrics) >= {"loss", "pixel", "edges", "kl", "psnr"}
     assert all(not torch.equal(p, before[name]) for name, p in method.named_parameters())
     assert method.evaluate(stream(0, "evaluate"))["psnr_scenes"] > 5
+
+
+def test_an_autoencoder_of_other_channels_is_refused(scenes: Shards, tmp_path: Path) -> None:
+    build(ToysVae, ToysVaeConfig(scenes=scenes.path, **TINY_VAE)).vae.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="channels"):
+        ToysVae(ToysVaeConfig(scenes=scenes.path, start=tmp_path))
 
 
 def test_autoencoder_batches_hold_no_held_out_scene(scenes: Shards) -> None:
