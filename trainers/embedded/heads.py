@@ -138,11 +138,9 @@ class HeadsConfig(Settings):
 
 
 class TrainHeads(Method[HeadsConfig]):
-    """|C - C*| + mask |O - O*| + depth |D - D*| + surface |c - C*| over random rays, plus |S - S*| over enlarged patches.
+    """|C - C*| + mask |O - O*| + depth |D - D*| + surface |c - C*| over rays, plus |S - S*| over enlarged patches.
 
-    C is what a ray sums up, c the colour at the surface that the world knows.
-
-    * is the world's renderer.
+    C is what a ray sums up, c the colour at the surface, and * what the world's renderer says.
 
     The surface is known, so a ray takes few samples: some beside the surface, some anywhere. Outside training it takes
     two passes that know nothing.
