@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lrdiff import backbones
@@ -34,6 +35,7 @@ from lrdiff.sla import route, sla_attention
 from lrdiff.sla.linear import linear_branch
 from lrdiff.sla.maps import layer_tokens
 from lrdiff.sla.models import processors
+from lrdiff.sla.operator import project
 from lrdiff.world.captions import describe, held_out_captions
 from lrdiff.world.toys import render, sample_scenes
 from tests.bench.result import RESULTS, write
@@ -180,7 +182,7 @@ def branches(method: Sla, kind: str) -> Iterator[None]:
     def linear(q: Tensor, k: Tensor, v: Tensor, proj: Any) -> Tensor:
         heads = (x.transpose(1, 2) for x in (q, k, v))
         out = linear_branch(*heads, route(q, k, layout="blhd"), "all", "softmax").transpose(1, 2)  # pyright: ignore
-        return (out + proj(out)).flatten(2).to(v.dtype)
+        return (out + project(proj, out)).flatten(2)
 
     found: list[Any] = [processor for _, processor in processors(method.denoiser)]
     if kind == "sparse only":
@@ -205,7 +207,9 @@ def whole(plan: Plan, backbone: Backbone) -> Whole:
     cond = {name: value.cpu() for name, value in backbone.condition([sample.caption for sample in samples]).items()}
     noisy, target = backbone.schedule.add_noise(clean, noise, times), backbone.schedule.target(clean, noise, times)
     tokens = max(layer_tokens(backbone).values())
-    return Whole(noisy, times, cond, target, velocity(backbone, noisy, times, cond), drawn(backbone, plan), tokens)
+    return Whole(
+        noisy, times, cond, target, velocity(backbone, noisy, times, cond), full_images(backbone, plan), tokens
+    )
 
 
 @torch.no_grad()
@@ -218,6 +222,14 @@ def velocity(backbone: Backbone, noisy: Tensor, times: Tensor, cond: dict[str, T
         for i in range(0, len(noisy), 8)
     ]  # fmt: skip
     return torch.cat(parts)
+
+
+def full_images(backbone: Backbone, plan: Plan) -> Tensor:
+    """Return the pictures of the model with full attention, from an earlier call where there was one."""
+    path = plan.folder / f"full-{plan.captions}-{plan.sampling}.safetensors"
+    if not path.exists():
+        save_file({"images": drawn(backbone, plan).contiguous()}, path)
+    return load_file(path)["images"]
 
 
 def drawn(backbone: Backbone, plan: Plan) -> Tensor:
