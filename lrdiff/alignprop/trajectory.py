@@ -99,7 +99,7 @@ def rollout(
     if stop_after is not None and not (gradients.mode == "spaced" and 1 <= stop_after <= steps):
         raise ConfigError(f"stop_after = {stop_after}: is for the mode spaced, and 1 to {steps}")
     run = steps if stop_after is None else stop_after
-    window = draw_window(gradients.mode, run, min(gradients.k, run) if stop_after else gradients.k, rng)
+    window = draw_window(gradients.mode, run, gradients.k, rng)
     path = _Path(predict, cond, uncond, schedule, timesteps, guidance, gradients, observe)
     if gradients.mode == "sparse":
         return _sparse(path, x, window)

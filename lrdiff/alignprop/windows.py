@@ -18,6 +18,8 @@ from lrdiff.errors import ConfigError
 
 Mode = Literal["last-k", "random-k", "random-per-step", "lv", "spaced", "sparse"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+FREE: tuple[Mode, ...] = ("random-per-step", "lv")
+"""Those that take no k."""
 
 
 def draw_window(mode: Mode, steps: int, k: int, rng: torch.Generator) -> frozenset[int]:
@@ -38,7 +40,7 @@ def draw_window(mode: Mode, steps: int, k: int, rng: torch.Generator) -> frozens
     """
     if mode not in MODES:
         raise ConfigError(f"gradient mode {mode!r} is unknown; known: {', '.join(MODES)}")
-    if not 1 <= k <= steps:
+    if mode not in FREE and not 1 <= k <= steps:
         raise ConfigError(f"k = {k}: of {steps} sampling steps, 1 to {steps} can carry gradient")
     if mode == "lv":
         return frozenset({steps - 1})

@@ -16,6 +16,7 @@ from trainers.denoise.adapters import BoftSettings, DoraSettings, LohaSettings, 
 from trainers.denoise.config import DenoiseSettings, Targets, TensorLoraSettings
 
 PROMPTS = ASSETS / "prompts"
+WITHOUT_K = ("random-per-step", "lv")
 Share = Annotated[float, Ge(0.0), Le(1.0)]
 Kind = Literal["lora", "dora", "loha", "lokr", "tensor-lora", "oft", "boft"]
 KINDS: dict[Kind, type[DenoiseSettings]] = {
@@ -64,14 +65,19 @@ class AlignPropSettings(Settings):
     """Guidance's negative branch is a constant: half of the gradient's cost."""
 
     recompute: bool = True
-    """Compute activations of differentiated steps and of the decoder again in the backward pass: memory then hardly
-    grows with k."""
+    """Compute activations of differentiated steps and of the decoder's blocks again in the backward pass: memory then
+    hardly grows with k."""
+
+    recompute_blocks: bool = False
+    """Compute also the denoiser again block by block, where a single step does not fit into memory: one more call of
+    the network for each step with gradient."""
 
     sampling_steps: PositiveInt = 10
     """Sampling steps of a picture (DDIM, or Euler for flow models), spaced from the noisiest time."""
 
-    guidance: NonNegativeFloat = 4.0
-    """How strongly pictures follow their prompts; 1 switches guidance off and halves the time."""
+    guidance: NonNegativeFloat = 3.0
+    """How strongly pictures follow their prompts; 1 switches guidance off and halves the time. 3 suits toys; 5 to 7 is
+    usual for Stable Diffusion, and 1 for FLUX.1, which is told its own guidance."""
 
     prompts: Path | None = None
     """Text file with a prompt on each line to train on. None takes assets/prompts/toys-train.txt."""
@@ -94,7 +100,7 @@ class AlignPropSettings(Settings):
     adapter of the evaluation before; 0 never."""
 
     max_drop: NonNegativeFloat = 0.0
-    """End the run likewise when the monitor falls by more than this below its start; 0 never."""
+    """End the run likewise when the monitor falls by more than this below its best; 0 never."""
 
     adapter: Kind = "lora"
     """What is trained: an adapter by its method's name."""
@@ -129,7 +135,7 @@ class AlignPropSettings(Settings):
         """Refuse settings that another one leaves without effect, and those that do not fit together."""
         off: dict[str, tuple[str, ...]] = {
             f"mode={self.mode}": (
-                *(("k",) if self.mode in ("random-per-step", "lv") else ()),
+                *(("k",) if self.mode in WITHOUT_K else ()),
                 *(("repeats",) if self.mode != "lv" else ()),
                 *(("early_stop",) if self.mode != "spaced" else ()),
             ),
@@ -140,10 +146,12 @@ class AlignPropSettings(Settings):
             changed = [n for n in names if getattr(self, n) != type(self).model_fields[n].default]
             if changed:
                 raise ValueError(f"{switch} leaves {', '.join(changed)} without effect; leave out one or the other")
-        if self.mode not in ("random-per-step", "lv") and self.k > self.sampling_steps:
-            raise ValueError(f"k={self.k} is more than sampling_steps={self.sampling_steps}; lower k")
-        if self.early_stop >= self.sampling_steps:
+        steps = self.sampling_steps - self.early_stop
+        if steps < 1:
             raise ValueError(f"early_stop={self.early_stop} leaves no step of sampling_steps={self.sampling_steps}")
+        if self.mode not in WITHOUT_K and self.k > steps:
+            left = f" without early_stop={self.early_stop}" if self.early_stop else ""
+            raise ValueError(f"k={self.k} is more than sampling_steps={self.sampling_steps}{left}; lower k")
         if self.bound == "none" and self.target:
             raise ValueError("bound=none leaves target without effect; leave out one or the other")
         if self.bound != "none" and len(self.target) != len(self.reward):

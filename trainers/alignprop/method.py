@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from lrdiff import backbones
 from lrdiff.alignprop.build import build
@@ -67,11 +66,16 @@ class AlignProp(Method[AlignPropRun]):
         self.backbone = backbones.load(config.model, device=engine.device, dtype=engine.dtype)
         self.conditions = self._condition()
         self.backbone.release_encoders()
+        if settings.recompute:
+            # Block by block: computed again as a whole, the decoder would be kept as a whole.
+            self.backbone.vae.enable_gradient_checkpointing()
         self.times = self.backbone.schedule.timesteps(settings.sampling_steps, "trailing")
         if settings.normalise:
             texts = [self.prompts[i % len(self.prompts)] for i in range(settings.normalise)]
             self.objective.normalise(self._draw(texts, "normalise"), texts)
         self.denoiser = self.backbone.denoiser
+        if settings.recompute_blocks:
+            cast(Any, self.denoiser).enable_gradient_checkpointing()
         layers = self.backbone.target_layers(settings.targets)
         self.adapter = settings.adapter_settings()
         self.peft_config = self.adapter.peft(layers)
@@ -113,7 +117,7 @@ class AlignProp(Method[AlignPropRun]):
             f"rewards {', '.join(settings.reward)}, bound {settings.bound}; units "
             f"{', '.join(f'{term.scale:.4g}' for term in self.objective.terms)}",
             f"gradient {settings.mode}, k = {settings.k} of {settings.sampling_steps} steps, guidance "
-            f"{settings.guidance:g}; recompute {settings.recompute}",
+            f"{settings.guidance:g}; recompute {settings.recompute}, by blocks {settings.recompute_blocks}",
             f"{len(self.prompts)} prompts to train on, {len(self.held_out)} held out ({monitor}); "
             f"{per_step} pictures in every step, {per_step * self.config.optim.steps} in all",
         ]
@@ -149,7 +153,7 @@ class AlignProp(Method[AlignPropRun]):
             stop_after=self._stop_after(rng),
             observe=observe if settings.penalty else None,
         )
-        images = to_unit(self._decode(latents), settings.straight_through)
+        images = to_unit(self.backbone.decode(latents), settings.straight_through)
         prompts = list(batch["prompts"]) * (len(images) // len(batch["prompts"]))
         with torch.autocast(images.device.type, enabled=False):
             losses, scores = self.objective(images.float(), prompts)
@@ -166,11 +170,6 @@ class AlignProp(Method[AlignPropRun]):
 
     def _guided(self, x: Tensor, t: Tensor, batch: Batch) -> Tensor:
         return guided(self.backbone.predict, x, t, batch["cond"], batch["uncond"], self.config.method.guidance)
-
-    def _decode(self, latents: Tensor) -> Tensor:
-        if self.config.method.recompute:
-            return checkpoint(self.backbone.decode, latents, use_reentrant=False)  # pyright: ignore[reportReturnType]
-        return self.backbone.decode(latents)
 
     @contextmanager
     def _without_adapter(self) -> Iterator[None]:

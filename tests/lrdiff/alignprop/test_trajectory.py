@@ -221,9 +221,9 @@ def test_an_early_stop_returns_the_estimate_of_that_step() -> None:
     times = schedule.timesteps(STEPS, "trailing")
     estimates: list[Tensor] = []
     ddim(network, x, cond, None, schedule, times, 1.0, callback=lambda step: estimates.append(step["x0"]))
-    for stop in (1, 4, STEPS):
+    for stop, k in ((1, 1), (4, 2), (STEPS, 2)):
         found = rollout(
-            network, x, cond, None, schedule, times, 1.0, Gradients("spaced", 2), stream(0, "r"), stop_after=stop
+            network, x, cond, None, schedule, times, 1.0, Gradients("spaced", k), stream(0, "r"), stop_after=stop
         )
         torch.testing.assert_close(found, estimates[stop - 1])
         assert any(bool(g.abs().sum() > 0) for g in gradient(network, found.sum()).values())
@@ -259,5 +259,10 @@ def test_an_early_stop_is_only_for_spaced() -> None:
                 network, x, cond, None, schedule, schedule.timesteps(STEPS, "trailing"), 1.0,
                 Gradients(mode, 1), stream(0, "r"), stop_after=stop,
             )  # fmt: skip
+    with pytest.raises(ConfigError, match="k = 3: of 2 sampling steps"):
+        rollout(
+            network, x, cond, None, schedule, schedule.timesteps(STEPS, "trailing"), 1.0, Gradients("spaced", 3),
+            stream(0, "r"), stop_after=2,
+        )  # fmt: skip
     with pytest.raises(ConfigError, match="at least once"):
         Gradients("lv", repeats=0)

@@ -23,8 +23,10 @@ from lrdiff.images import save_png
 from lrdiff.inject import inject
 from lrdiff.rng import stream
 from tests.lrdiff.alignprop.clip_folder import build_tiny_clip
+from tests.lrdiff.backbones.families import FAMILIES
 from trainers.alignprop.config import AlignPropRun, AlignPropSettings
 from trainers.alignprop.method import AlignProp
+from trainers.alignprop.stop import Watchdog
 from trainers.engine import Engine
 from trainers.loop import fit
 from trainers.run import execute
@@ -38,6 +40,12 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
     path.write_text("a red cube\na blue ball on sand\na green ring\n")
     return path
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    path = tmp_path_factory.mktemp("families")
+    return {name: FAMILIES[name](path / name) for name in ("sd3", "flux-dev", "pixart-sigma")}
 
 
 def settings(model: Path, prompts: Path, **own: Any) -> dict[str, Any]:
@@ -112,13 +120,53 @@ def test_the_gradient_of_a_clip_reward_reaches_every_weight(tiny_model: Path, pr
 @pytest.mark.parametrize("mode", MODES)
 def test_recomputing_changes_no_gradient(tiny_model: Path, prompts: Path, mode: str) -> None:
     found = []
-    for recompute in (True, False):
+    for recompute, blocks in ((False, False), (True, False), (True, True)):
         k = {} if mode in ("lv", "random-per-step") else {"k": 2}
-        method = made(tiny_model, prompts, mode=mode, recompute=recompute, penalty=0.1, **k)
+        method = made(tiny_model, prompts, mode=mode, recompute=recompute, recompute_blocks=blocks, penalty=0.1, **k)
         randomise(method)
         found.append(gradients(method))
-    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(*found, strict=True))
+    for other in found[1:]:
+        assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(found[0], other, strict=True))
     assert any(float(g.abs().max()) > 0 for g in found[0])
+
+
+def test_recomputing_keeps_less_of_denoiser_and_decoder(tiny_model: Path, prompts: Path) -> None:
+    """Bytes that autograd keeps of a whole picture, the way to the reward included."""
+
+    def kept(**own: bool) -> int:
+        method = made(tiny_model, prompts, reward=["brightness"], mode="last-k", k=3, **own)
+        weights = {
+            p.untyped_storage().data_ptr() for p in [*method.denoiser.parameters(), *method.backbone.vae.parameters()]
+        }
+        seen: dict[int, torch.UntypedStorage] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+            return tensor
+
+        batch = method.batch(0, stream(0, "b"))
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            method(batch, stream(0, "f"))
+        return sum(storage.nbytes() for key, storage in seen.items() if key not in weights)
+
+    assert kept(recompute=True) < 0.2 * kept(recompute=False)
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux-dev", "pixart-sigma"])
+@pytest.mark.parametrize("mode", ["last-k", "spaced", "lv"])
+def test_other_families_learn_too(families: dict[str, Path], prompts: Path, family: str, mode: str) -> None:
+    """Euler on flow schedules, and transformers whose output holds a variance too."""
+    own = {} if mode == "lv" else {"k": 1}
+    method = made(families[family], prompts, reward=["brightness"], mode=mode, **own)
+    assert (method.backbone.schedule.prediction == "flow") == (family != "pixart-sigma")
+    randomise(method)
+    found = gradients(method)
+    assert all(bool(torch.isfinite(g).all()) for g in found)
+    assert sum(float(g.abs().max()) > 0 for g in found) > 0.8 * len(found)
+    before = method.evaluate(stream(0, "e"))["held_out_brightness"]
+    fit(method, method.config.optim, engine=method.engine, seed=0)
+    method.eval()
+    assert method.evaluate(stream(0, "e"))["held_out_brightness"] > before
 
 
 def test_the_penalty_is_zero_at_the_start_and_holds_the_model_back(tiny_model: Path, prompts: Path) -> None:
@@ -168,6 +216,22 @@ def test_a_collapse_ends_the_run_with_the_adapter_before(
     assert "differ by 0.0000, less than method.min_diversity" in method.done()
     kept = method.artifact().tensors
     assert all(torch.equal(kept[name], good[name]) for name in good)
+
+
+def test_a_monitor_that_turns_is_seen_from_its_best() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    watchdog = Watchdog([parameter], 0.0, max_drop=0.5)
+    for number, (monitor, stopped) in enumerate(((0.0, False), (1.0, False), (0.6, False), (0.4, True))):
+        parameter.data.fill_(number)
+        watchdog.see(1.0, monitor)
+        assert bool(watchdog.reason()) == stopped
+    assert "fell from 1.0000, its best, to 0.4000" in watchdog.reason()
+    again = Watchdog([parameter], 0.0, max_drop=0.5)
+    again.load_state(watchdog.state())
+    for one in (watchdog, again):
+        with one.kept():
+            assert float(parameter.detach()) == 2.0, "the last good evaluation's"
+        assert float(parameter.detach()) == 3.0
 
 
 def test_a_falling_monitor_ends_a_run_as_finished(tiny_model: Path, prompts: Path, tmp_path: Path) -> None:
@@ -225,6 +289,7 @@ def test_rank_4_on_sd15_has_0_797_million_parameters() -> None:
         ({"repeats": 3}, "mode=sparse leaves repeats without effect"),
         ({"mode": "lv", "k": 3}, "mode=lv leaves k without effect"),
         ({"mode": "spaced", "early_stop": 3}, "early_stop=3 leaves no step"),
+        ({"mode": "spaced", "k": 2, "early_stop": 2}, "k=2 is more than sampling_steps=3 without early_stop=2"),
         ({"guidance": 1, "detach_negative": True}, "guidance=1 leaves detach_negative without effect"),
         ({"max_drop": 0.1}, "monitor='' leaves max_drop without effect"),
         ({"monitor": "contrast:2"}, "takes no weight"),

@@ -1,0 +1,74 @@
+"""Peak memory and time of one reward gradient against k, with and without recomputing.
+
+python -m tests.bench.alignprop_memory
+
+The peak is the process' largest resident memory during a forward and a backward pass, less what it held before, as
+Linux reports it (VmHWM, set back through /proc/self/clear_refs).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from lrdiff.rng import stream
+from tests.bench.result import write
+from trainers.alignprop.config import AlignPropRun
+from trainers.alignprop.method import AlignProp
+from trainers.engine import Engine
+
+STEPS = 50
+KS = (1, 5, 10, 25, 50)
+MIB = 1024  # of /proc's kB
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, and write `alignprop_memory.json`."""
+    torch.set_num_threads(1)
+    gradient(1, True)  # what is allocated once and stays
+    rows = []
+    for k in KS:
+        (peak, seconds), (whole, faster) = gradient(k, True), gradient(k, False)
+        rows.append([k, peak, whole, seconds, faster])
+        print(rows[-1], flush=True)
+    columns = ["k of 50 steps", "MiB with recompute", "without", "CPU s with recompute", "without"]
+    write(
+        "alignprop_memory", "python -m tests.bench.alignprop_memory", columns, rows,
+        "toys at 128 px, one picture, guidance 3, last-k, compressibility, fp32, one thread.",
+    )  # fmt: skip
+    return 0
+
+
+def gradient(k: int, recompute: bool) -> tuple[float, float]:
+    """Return peak MiB and processor seconds of one gradient."""
+    config = AlignPropRun.model_validate({
+        "method": {"mode": "last-k", "k": k, "sampling_steps": STEPS, "recompute": recompute},
+        "data": {"batch_size": 1},
+        "precision": {"device": "cpu"},
+    })  # fmt: skip
+    method = AlignProp(config, "alignprop", Engine(config.precision))
+    method.train()
+    batch = method.batch(0, stream(0, "batch"))
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    begin = time.process_time()
+    loss, _ = method(batch, stream(0, "forward"))
+    loss.backward()
+    return (resident("VmHWM") - before) / MIB, time.process_time() - begin
+
+
+def resident(name: str) -> int:
+    """Return a line of /proc/self/status in kB."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
