@@ -46,8 +46,9 @@ def main(arguments: list[str]) -> int:
         for reward in given.rewards
     }
     draw(curves)
+    command = " ".join(["python -m tests.bench.alignprop_modes", *(text for text in arguments if text != "--show")])
     write(
-        "alignprop_modes", "python -m tests.bench.alignprop_modes", COLUMNS, rows,
+        "alignprop_modes", command, COLUMNS, rows,
         f"{SAID}, {given.pictures} pictures in all, {len(trials)} trials. Held-out: "
         "6 prompts, 2 pictures each, the same noise before and after; prompt match is the share of named attributes "
         "that probe-b reads right.",
