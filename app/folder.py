@@ -44,6 +44,10 @@ class Folder:
         self._unreadable = unreadable
         return sorted(found, key=lambda item: _age(self.name(item[0]), item[1]), reverse=True)
 
+    def trusted(self) -> list[tuple[RunDir, Record]]:
+        """Return the runs as `runs` does, each with a state that can be stood by."""
+        return [(run, self.present(run, record)) for run, record in self.runs()]
+
     def waiting(self) -> list[RunDir]:
         """Return the runs that wait for a worker, the next one first.
 

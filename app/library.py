@@ -1,4 +1,4 @@
-"""What is installed besides the runs: base models and marked decoders, with what they fit and how large they are."""
+"""What is installed besides the runs: shipped models and marked decoders, with what they fit and how large they are."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lrdiff import backbones
+from lrdiff.assets import MODELS
 from lrdiff.backbones import embedded
 from lrdiff.errors import LrdiffError
 
@@ -17,8 +18,8 @@ DENOISERS = ("unet", "transformer")
 
 
 @dataclass(frozen=True, slots=True)
-class BaseModel:
-    """A base model that can be used by its name.
+class ShippedModel:
+    """A model that comes with lrdiff.
 
     Attributes:
         name: What settings call it.
@@ -44,9 +45,12 @@ class MarkedDecoder:
     base_model: str
 
 
-def base_models() -> list[BaseModel]:
-    """Return the shipped base models."""
-    return [BaseModel(name, embedded.ROOT / name) for name in embedded.names()]
+def shipped() -> list[ShippedModel]:
+    """Return the models that come with lrdiff: base models first, then what reads marks and judges pictures."""
+    bases = embedded.names()
+    names = sorted(path.name for path in MODELS.glob("[!.]*") if path.is_dir())
+    ordered = sorted(names, key=lambda name: (name not in bases, name))
+    return [ShippedModel(name, MODELS / name) for name in ordered]
 
 
 def decoders(folders: Sequence[Path]) -> list[MarkedDecoder]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from app import api, estimate, example, text, text_attention, text_auth, text_rewards
 from app.accounts import Accounts
 from app.auth import Gate
+from app.first_page import FirstPage
 from app.form import FormError, Values
 from app.jobs import Queue
 from app.reports import report_route
@@ -28,6 +31,7 @@ from app.tabs.attention import AttentionTab
 from app.tabs.generate import GenerateTab
 from app.tabs.heads import HeadsTab
 from app.tabs.models import ModelsTab
+from app.tabs.parts import PRIVATE, QUIET
 from app.tabs.rewards import METHOD, RewardsTab
 from app.tabs.runs import RunsTab
 from app.tabs.train import TrainTab
@@ -42,8 +46,12 @@ log = logging.getLogger(__name__)
 MAX_UPLOAD = 50 * 2**20
 MAX_REQUEST = MAX_UPLOAD + 2**20
 """A file, and what is written around it."""
+SWITCH_SECONDS = 0.0005
+"""How long a thread that computes may keep Python from one that answers a visitor; Python's own 5 ms come up several
+times in an answer, once for every image that is being drawn."""
 PORTS_TRIED = 5
 """A free port may be taken by another program before the page listens there."""
+DRAWING = ("lrdiff.generate", "lrdiff.backbones.unet")
 CACHE_SECONDS = (3600, 24 * 3600)
 """How often copies in the page's cache are looked through, and the age at which they go. Originals stay."""
 
@@ -88,7 +96,7 @@ def build(
         _connect_verify(tabs, generate, verify)
         _connect_attention(tabs, attention_page, train, runs_tab, attention)
         for tab, part in ((heads_page, heads), (verify_page, verify), (models_page, models)):
-            tab.select(part.offer, None, part.offered, queue=False, api_visibility="private", show_progress="hidden")
+            tab.select(part.offer, None, part.offered, **QUIET)
         heads_page.select(told(heads.first), heads.asked, heads.picture, api_visibility="private")
     return page
 
@@ -97,7 +105,6 @@ def _connect(
     page: gr.Blocks, tabs: gr.Tabs, generate_page: gr.Tab, train: TrainTab, runs: RunsTab, generate: GenerateTab
 ) -> None:
     """Wire what crosses from one tab to another."""
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
     def explain(values: Values) -> dict[Any, Any]:
         return train.explain(train.check(values))
@@ -114,33 +121,30 @@ def _connect(
     def use(name: str) -> dict[Any, Any]:
         return {**generate.with_run(train.site.queue.find(name)), tabs: gr.Tabs(selected="generate")}
 
-    train.start.click(explain, train.inputs, [train.problems, train.settings.advanced], queue=False, **private)
+    train.start.click(explain, train.inputs, [train.problems, train.settings.advanced], **QUIET)
     train.start.click(
         told(start),
         train.inputs,
         [runs.picker, tabs, train.problems, train.settings.advanced],
         validator=train.form.validator(train.check),
-        **private,
+        **PRIVATE,
     )
-    runs.use.click(told(use), runs.picker, [*generate.used, tabs], queue=False, **private)
-    generate_page.select(generate.offer, generate.looked_at, generate.offered, queue=False, **private)
-    page.load(generate.offer, generate.looked_at, generate.offered, queue=False, **private)
-    page.load(train.foresee, train.inputs, train.foreseen, queue=False, **private)
-    page.load(runs.refresh, runs.looked_at, runs.outputs, queue=False, **private)
+    runs.use.click(told(use), runs.picker, [*generate.used, tabs], **QUIET)
+    generate_page.select(generate.offer, generate.looked_at, generate.offered, **QUIET)
+    page.load(generate.offer, generate.looked_at, generate.offered, **QUIET)
+    page.load(train.foresee, train.inputs, train.foreseen, **QUIET)
+    page.load(runs.refresh, runs.looked_at, runs.outputs, **QUIET)
 
 
 def _connect_verify(tabs: gr.Tabs, generate: GenerateTab, verify: VerifyTab) -> None:
     """Let one button judge the image that was just made."""
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
     def hand_over(files: Any, number: int) -> dict[Any, Any]:
         return {verify.file: generate.picked(files, number), tabs: gr.Tabs(selected="verify")}
 
-    generate.verify.click(
-        told(hand_over), [generate.gallery, generate.shown], [verify.file, tabs], queue=False, **private
-    ).success(verify.offer, None, verify.offered, queue=False, **private).success(
-        verify.judge, verify.asked, verify.answer, **private
-    )
+    generate.verify.click(told(hand_over), [generate.gallery, generate.shown], [verify.file, tabs], **QUIET).success(
+        verify.offer, None, verify.offered, **QUIET
+    ).success(verify.judge, verify.asked, verify.answer, **PRIVATE)
 
 
 def _connect_repeat(tabs: gr.Tabs, runs: RunsTab, train: TrainTab, rewards: RewardsTab) -> None:
@@ -154,14 +158,13 @@ def _connect_repeat(tabs: gr.Tabs, runs: RunsTab, train: TrainTab, rewards: Rewa
         return {**updates, tabs: gr.Tabs(selected=page)}
 
     outputs = [*train.inputs, *rewards.inputs, tabs]
-    runs.repeat.click(told(repeat), runs.picker, outputs, queue=False, api_visibility="private", show_progress="hidden")
+    runs.repeat.click(told(repeat), runs.picker, outputs, **QUIET)
 
 
 def _connect_rewards(
     page: gr.Blocks, tabs: gr.Tabs, rewards_page: gr.Tab, generate: GenerateTab, rewards: RewardsTab
 ) -> None:
     """Start runs towards rewards, and take what came of them to the Generate page."""
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
     def start(values: Values) -> dict[Any, Any]:
         try:
@@ -179,18 +182,17 @@ def _connect_rewards(
     view = rewards.run
     rewards.start.click(
         told(start), rewards.inputs, [view.name, *rewards.explained],
-        validator=rewards.form.validator(rewards.check), **private,
-    ).success(view.refresh, view.looked_at, view.outputs, queue=False, **private)  # fmt: skip
-    view.use.click(told(use), view.taken_along, [*generate.used, tabs], queue=False, **private)
-    rewards_page.select(view.refresh, view.looked_at, view.outputs, queue=False, **private)
-    page.load(rewards.foresee, rewards.inputs, rewards.foreseen, queue=False, **private)
+        validator=rewards.form.validator(rewards.check), **PRIVATE,
+    ).success(view.refresh, view.looked_at, view.outputs, **QUIET)  # fmt: skip
+    view.use.click(told(use), view.taken_along, [*generate.used, tabs], **QUIET)
+    rewards_page.select(view.refresh, view.looked_at, view.outputs, **QUIET)
+    page.load(rewards.foresee, rewards.inputs, rewards.foreseen, **QUIET)
 
 
 def _connect_attention(
     tabs: gr.Tabs, attention_page: gr.Tab, train: TrainTab, runs: RunsTab, attention: AttentionTab
 ) -> None:
     """Let a fine-tune take its pictures, words and length from the Train page."""
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
     def start(values: Values) -> dict[Any, Any]:
         try:
@@ -208,9 +210,9 @@ def _connect_attention(
         return {**attention.handed(values), tabs: gr.Tabs(selected="train")}
 
     asked = {*train.inputs, *attention.inputs, attention.known}
-    attention.start.click(told(start), asked, [runs.picker, tabs, attention.problems], **private)
-    attention.first.click(look_first, attention.inputs, [*train.inputs, tabs], queue=False, **private)
-    attention_page.select(attention.offer, attention.looked_at, attention.offered, queue=False, **private)
+    attention.start.click(told(start), asked, [runs.picker, tabs, attention.problems], **PRIVATE)
+    attention.first.click(look_first, attention.inputs, [*train.inputs, tabs], **QUIET)
+    attention_page.select(attention.offer, attention.looked_at, attention.offered, **QUIET)
 
 
 def launch(page: gr.Blocks, site: Site, host: str, port: int, accounts: Accounts | None = None) -> str:
@@ -261,6 +263,7 @@ def _listen(page: gr.Blocks, site: Site, host: str, port: int, accounts: Account
             "middleware": [
                 Middleware(TrustedHostMiddleware, allowed_hosts=_names(host)),
                 Middleware(Gate, accounts=accounts, max_body=MAX_REQUEST),
+                Middleware(FirstPage),
             ],
             "routes": [report_route(site.queue)],
         },
@@ -282,6 +285,7 @@ def serve(
     Raises:
         ConfigError: As `launch` does, or a name is no device's.
     """
+    sys.setswitchinterval(SWITCH_SECONDS)
     # One line for every request that gradio makes to itself is of use to nobody.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     here = Path().resolve()
@@ -293,7 +297,7 @@ def serve(
         page = build(site=site, has_users=accounts is not None)
         url = launch(page, site, host, port, accounts)
         site.queue.start()
-        threading.Thread(target=measure_once, args=(site,), name="lrdiff-measure", daemon=True).start()
+        threading.Thread(target=get_ready, args=(site,), name="lrdiff-ready", daemon=True).start()
         log.info("%s", text.LISTENING.format(url=url))
         try:
             _sleep_until_asked()
@@ -303,8 +307,10 @@ def serve(
             page.close(verbose=False)
 
 
-def measure_once(site: Site) -> None:
-    """Find out how long the first visitor's run takes here, so that the page does not guess."""
+def get_ready(site: Site) -> None:
+    """Do beforehand what the first visitor would wait for: load the libraries that draw, and time a training step."""
+    for module in DRAWING:
+        importlib.import_module(module)
     order = example.order(site)
     if order is not None:
         estimate.measure_once(site.queue, *order)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-BASES = "Base models"
+BASES = "Models that come with lrdiff"
 BASES_ABOUT = (
-    "Shipped with lrdiff. Any folder in diffusers' layout can be used by its path; nothing is ever downloaded."
+    "As a base model any other folder in diffusers' layout can be used by its path. Nothing is ever downloaded."
 )
-BASE_COLUMNS = ("Name", "Size", "Folder")
-NO_BASES = "No base models are installed."
+BASE_COLUMNS = ("Name", "What it is for", "Size", "Folder")
+PURPOSES = {
+    "toys": "Base model: draws a small world of toys from words",
+    "toys-dit": "Base model: the same world, drawn by a transformer",
+    "heads": "3D: heads from all sides",
+    "extractor": "Verify: reads marks in pictures",
+    "probe-a": "Rewards: tells shapes, colours and subjects apart",
+    "probe-b": "Measures results; never trained against",
+}
+NO_BASES = "No models are installed."
 ADAPTERS = "Adapters"
 ADAPTERS_ABOUT = "Results of runs, and imported files."
 ADAPTER_COLUMNS = ("Name", "Method", "Base model", "Size", "From")

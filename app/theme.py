@@ -83,6 +83,8 @@ def theme() -> gr.themes.Base:
         button_large_text_weight="600",
         slider_color=ACCENT,
         slider_color_dark=ACCENT_DARK,
+        checkbox_border_color="#857f75",
+        checkbox_border_color_dark="#8d877d",
         checkbox_background_color_selected=ACCENT,
         checkbox_background_color_selected_dark="#1a8278",
         link_text_color=ACCENT,
@@ -118,7 +120,7 @@ CSS = """
 .dark .lead {background: #13302d; border-color: #24514c}
 .lead.warn {background: #fdf3e0; border-color: #e6cf9f}
 .dark .lead.warn {background: #33270f; border-color: #5d4a20}
-.gradio-container .go {position: sticky !important; bottom: 0; z-index: 5; padding: 10px 0;
+.gradio-container .go {position: sticky !important; bottom: 0; z-index: 50; padding: 10px 0;
   background: var(--body-background-fill)}
 .note.good {color: #1d5a24; font-weight: 600}
 .dark .note.good {color: #a9dfae}
@@ -236,6 +238,7 @@ table.plain th {font-weight: 600; color: var(--body-text-color-subdued)}
 #results .grid-container {grid-template-columns: repeat(auto-fill, minmax(min(240px, 100%), 1fr)) !important}
 .waiting {border: 1px dashed var(--block-border-color); border-radius: 12px; background: none}
 .empty {text-align: center; padding: 48px 16px; color: var(--body-text-color-subdued)}
+.gradio-container .label-wrap {text-align: left}
 .log textarea {font: .78rem/1.5 var(--font-mono) !important}
 .facts-line {color: var(--body-text-color-subdued); font-size: .92rem}
 """
@@ -247,6 +250,7 @@ body .gradio-container.gradio-container {overflow: clip !important}
   .gradio-container .main.app {padding: 8px 12px !important}
   .gradio-container .tab-container button {padding: 0 8px !important}
   .gradio-container .actions :is(button, a) {flex: 1 1 45% !important; min-width: 130px !important}
+  .gradio-container .go button {padding: 10px 8px !important; white-space: nowrap}
   .gradio-container .masthead {padding-top: 14px; gap: 2px 10px}
   .gradio-container .run .time {margin-left: 0; width: 100%}
   .gradio-container .runs {max-height: 230px}

@@ -31,6 +31,7 @@ class Snapshot:
     """One look at a run.
 
     Attributes:
+        name: Of the run in its folder.
         run: The run directory.
         record: Its run.json.
         state: The state that can be stood by: never `finished` without a working artifact.
@@ -44,6 +45,7 @@ class Snapshot:
         is_stopping: Whether it was asked to stop and has not ended.
     """
 
+    name: str
     run: RunDir
     record: Mapping[str, Any]
     state: str
@@ -89,7 +91,7 @@ def look(queue: Queue, name: str) -> Snapshot:
         left = max(0.0, (total - step) * speed - (time.time() - steps[-1].get("time", time.time())))
     ahead = _ahead(queue, name) if state == "queued" else 0
     stopping = state in ("queued", "running") and run.stop_path.exists()
-    return Snapshot(run, record, state, outcome, step, total, speed, left, metrics, ahead, stopping)
+    return Snapshot(name, run, record, state, outcome, step, total, speed, left, metrics, ahead, stopping)
 
 
 def _metrics(run: RunDir) -> Sequence[Mapping[str, Any]]:
@@ -159,7 +161,7 @@ def choices(queue: Queue, method: str = "") -> list[tuple[str, str]]:
     """Return (label, name) of every run, or of every run of a method, newest first."""
     return [
         (f"{queue.name(run)} · {text.STATES[record['state']].lower()}", queue.name(run))
-        for run, record in queue.runs()
+        for run, record in queue.trusted()
         if method in ("", record["method"])
     ]
 

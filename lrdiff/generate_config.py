@@ -106,8 +106,8 @@ class GenerateConfig(BaseModel):
     """Sampling steps: evaluations of the network per image."""
 
     guidance: NonNegativeFloat = 3.0
-    """How strongly the prompt is followed; 1 switches guidance off and halves the time. 3 suits toys; 5 to 7 is usual for
-    Stable Diffusion, and 1 for FLUX.1, which is told its own guidance."""
+    """How strongly the prompt is followed; 1 switches guidance off and halves the time. 3 suits toys; 5 to 7 is usual
+    for Stable Diffusion, and 1 for FLUX.1, which is told its own guidance."""
 
     sampler: Literal["ddim", "dpm++2m", "euler"] = "dpm++2m"
     """How the noise is removed; euler is for flow models only."""

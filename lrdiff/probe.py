@@ -1,6 +1,6 @@
-"""Probes: small networks that read attributes and identity from pictures of the toy world.
+"""Probes: small networks that read attributes and identity from pictures of the toy world, or identity from heads.
 
-Two of them come with the project, of different width and seed. One may take part in a choice, a reward or a loss; the
+Two of each come with the project, of different width and seed. One may take part in a choice, a reward or a loss; the
 other then only measures, so that a figure is never read by the network it was optimised for.
 """
 
@@ -100,7 +100,7 @@ def load_probe(name: str, root: Path = MODELS) -> Probe:
     """Load a shipped probe, frozen and in eval mode.
 
     Args:
-        name: "probe-a" or "probe-b".
+        name: "probe-a" or "probe-b"; of heads "heads-probe-a" or "heads-probe-b".
         root: Folder of shipped models.
 
     Raises:
@@ -108,7 +108,7 @@ def load_probe(name: str, root: Path = MODELS) -> Probe:
     """
     folder = root / name
     if not (folder / "config.json").is_file():
-        known = sorted(path.parent.name for path in root.glob("probe-*/config.json"))
+        known = sorted(path.parent.name for path in root.glob("*probe-*/config.json"))
         raise ModelError(f"no probe {name!r} in {root}; known: {', '.join(known) or 'none'}")
     try:
         probe = Probe(**json.loads((folder / "config.json").read_text()))

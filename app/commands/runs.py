@@ -104,8 +104,7 @@ def list_runs(arguments: list[str]) -> int:
         return _list_trash(root, options.json_)
     folder = Folder(root)
     # Newest first; what cannot be read comes last, and never hides the others.
-    found = [(folder.name(run), run, record) for run, record in folder.runs()]
-    rows = [(name, run, folder.present(run, record)) for name, run, record in found]
+    rows = [(folder.name(run), run, record) for run, record in folder.trusted()]
     rows += [
         (name, RunDir(folder.root / name), {"state": "unreadable", "outcome": reason})
         for name, reason in folder.unreadable().items()

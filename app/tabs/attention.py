@@ -19,7 +19,7 @@ from app.drawing import PATIENCE, Drawing, Status, bar, waits
 from app.form import Form, FormError, Values
 from app.library import model_fingerprint
 from app.site import Site
-from app.tabs.parts import problem_box, section
+from app.tabs.parts import PRIVATE, QUIET, problem_box, section
 from app.tabs.train_settings import TrainSettings
 from lrdiff.backbones import embedded
 from lrdiff.errors import LrdiffError
@@ -33,7 +33,6 @@ EVERY = 0.3
 """Seconds between two looks at a generation under way."""
 SMALL = {"topk": 0.25, "skip": 0.25, "block_q": 16, "block_k": 16}
 """What the page begins with: the shipped model's longest layer is four of the smallest blocks."""
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 
 
 class AttentionTab:
@@ -144,10 +143,9 @@ class AttentionTab:
                     )  # fmt: skip
 
     def _wire(self) -> None:
-        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         self.draw.click(
             self.draw_map, self.inputs, [self.map, self.component("layer"), self.known],
-            concurrency_limit=None, validator=self.form.validator(self.check), **private,
+            concurrency_limit=None, validator=self.form.validator(self.check), **PRIVATE,
         )  # fmt: skip
         self.draw.click(None, js="() => {document.querySelector('#map').scrollIntoView({block: 'nearest'})}")
         of_model = [self.offered, self.component("layer"), self.known]
@@ -155,7 +153,7 @@ class AttentionTab:
         self.component("scope").change(_with_scope, self.component("scope"), self.component("skip"), **QUIET)
         self.compare.click(
             self.draw_both, self.inputs, [self.status, self.both, self.slider, self.divide],
-            concurrency_limit=None, validator=self.form.validator(self.check), **private,
+            concurrency_limit=None, validator=self.form.validator(self.check), **PRIVATE,
         )  # fmt: skip
         self.cancel.click(self._cancel, None, None, **QUIET)
         self.divide.change(_divided, self.divide, self.slider, trigger_mode="always_last", **QUIET)

@@ -9,6 +9,7 @@ import gradio as gr
 
 from app import compare, text, watch
 from app.site import Site
+from app.tabs.parts import QUIET
 from app.theme import COMPARED_COLORS
 from app.told import told
 
@@ -46,11 +47,10 @@ class CompareTab:
             elem_classes="plot",
         )
         self.table = gr.HTML(padding=False, elem_id="differences")
-        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-        fold.expand(self.offer, self.runs, self.runs, **private)
+        fold.expand(self.offer, self.runs, self.runs, **QUIET)
         shown = [self.metric, self.chart, self.table]
         for part in (self.runs, self.metric):
-            part.input(told(self.show), [self.runs, self.metric], shown, **private)
+            part.input(told(self.show), [self.runs, self.metric], shown, **QUIET)
 
     def offer(self, present: list[str] | None) -> Any:
         """Return the update of the choice of runs."""

@@ -18,6 +18,7 @@ from app.drawing import Drawing, Status, bar
 from app.form import Form, FormError, Values
 from app.reuse import reused
 from app.site import Site
+from app.tabs.parts import PRIVATE, QUIET
 from app.tabs.picker import AdapterPicker
 from app.told import told
 from lrdiff.artifact import read_header
@@ -28,7 +29,6 @@ from trainers.rundir import RunDir
 
 EVERY = 0.3
 """Seconds between two looks at a generation under way."""
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 
 
 class GenerateTab:
@@ -122,7 +122,6 @@ class GenerateTab:
         self.axes: list[Any] = [self.across, self.across_values, self.down, self.down_values]
 
     def _wire(self) -> None:
-        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         self.start.click(
             self.generate,
             self.inputs,
@@ -131,7 +130,7 @@ class GenerateTab:
             # whom; gradio's own queue would only keep the second visitor waiting without a word.
             concurrency_limit=None,
             validator=self.form.validator(self.check),
-            **private,
+            **PRIVATE,
         )
         self.start.click(self._explain, self.inputs, self.status, **QUIET)
         # On a phone the images are below everything else.
@@ -141,7 +140,7 @@ class GenerateTab:
         self.dice.click(lambda: random.randrange(2**31), None, self.form.components["seed"], **QUIET)
         model = self.form.components["model"]
         model.change(self.offer, self.looked_at, self.offered, **QUIET)  # pyright: ignore[reportAttributeAccessIssue]
-        self.reuse.upload(told(self._reuse), self.reuse, [*self.form.components.values(), *self.picker.rest], **private)
+        self.reuse.upload(told(self._reuse), self.reuse, [*self.form.components.values(), *self.picker.rest], **PRIVATE)
 
     @property
     def looked_at(self) -> list[Any]:

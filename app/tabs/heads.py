@@ -11,12 +11,11 @@ import gradio as gr
 
 from app import adapters, text_heads
 from app.site import Site
-from app.tabs.parts import section
+from app.tabs.parts import QUIET, section
 from app.told import told
 from lrdiff.assets import MODELS
 from lrdiff.errors import ConfigError, LrdiffError
 
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 WORK: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "heads", "concurrency_limit": 1}
 FRAMES, YAW, PITCH = 40, 0.7, 0.15
 RESOLUTION, LEVEL = 128, 10.0

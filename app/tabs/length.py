@@ -14,7 +14,7 @@ from app import estimate, text
 from app.form import Form
 from app.jobs import Queue
 from app.presets import Presets
-from app.tabs.parts import problem_box
+from app.tabs.parts import QUIET, problem_box
 from lrdiff.errors import LrdiffError
 
 Config = Mapping[str, Any]
@@ -35,12 +35,12 @@ class Length:
         self.presets, self.form = presets, form
         self.choice = gr.Radio(presets.choices(form, {}), value="standard", label=text.PRESET, info=about)
 
-    def wire(self, quiet: dict[str, Any]) -> None:
+    def wire(self) -> None:
         """Let choice and settings follow each other."""
         parts: list[Any] = [self.form.components[path] for path in self.presets.paths]
-        self.choice.input(self._apply, self.choice, parts, **quiet)
+        self.choice.input(self._apply, self.choice, parts, **QUIET)
         for part in parts:
-            part.input(self._match, parts, self.choice, **quiet)
+            part.input(self._match, parts, self.choice, **QUIET)
 
     def _apply(self, key: str) -> list[Any]:
         if not key:

@@ -10,13 +10,11 @@ import gradio as gr
 
 from app import adapters, disk, library, text, text_models
 from app.site import Site
-from app.tabs.parts import section
+from app.tabs.parts import QUIET, section
 from app.told import told
 from lrdiff.artifact import read_header
 from lrdiff.errors import ArtifactError, DataError
 from lrdiff.generate_config import AdapterSpec
-
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 
 
 class ModelsTab:
@@ -67,8 +65,14 @@ class ModelsTab:
     def offer(self) -> list[Any]:
         """Return the updates of what this page shows."""
         found = adapters.adapters(self.site.queue, self.site.adapters)
-        bases = [(item.name, _size(item.path), str(item.path)) for item in library.base_models()]
-        rows = [(i.name, i.method, i.base_model, text.size(i.size), i.from_run or text_models.INSTALLED) for i in found]
+        bases = [
+            (item.name, text_models.PURPOSES.get(item.name, ""), _size(item.path), str(item.path))
+            for item in library.shipped()
+        ]
+        rows = [
+            (i.name, i.method, i.base_model, _unbroken(text.size(i.size)), i.from_run or text_models.INSTALLED)
+            for i in found
+        ]
         marked = [(i.key, i.base_model, _size(i.path), str(i.path)) for i in library.decoders([self.site.decoders])]
         choices = [(item.name, str(item.path)) for item in found]
         marks = [(item.name, str(item.path)) for item in found if item.component == "vae"]
@@ -123,7 +127,12 @@ class ModelsTab:
 
 
 def _size(path: Path) -> str:
-    return text.size(disk.usage(path).size)
+    return _unbroken(text.size(disk.usage(path).size))
+
+
+def _unbroken(words: str) -> str:
+    """Keep a number and its unit on one line, also on a phone."""
+    return words.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]], empty: str) -> str:

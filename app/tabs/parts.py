@@ -12,6 +12,11 @@ from gradio.components import Component
 from app import text
 from app.form import Form
 
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+"""How the page calls its own functions: none of them is for programs."""
+QUIET: dict[str, Any] = PRIVATE | {"queue": False}
+"""The same for what answers at once and need not wait in line."""
+
 
 def section(title: str, about: str = "") -> str:
     """Return a heading of a part of a page, with a line below it."""

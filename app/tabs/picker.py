@@ -14,11 +14,11 @@ from app import adapters, library, text
 from app.form import Values
 from app.site import Site
 from app.strip import file_url
+from app.tabs.parts import QUIET
 from app.tabs.step_range import StepRange
 from lrdiff.generate_config import AdapterSpec
 
 SLOTS = 3
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 
 
 class AdapterPicker:

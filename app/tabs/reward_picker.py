@@ -11,12 +11,12 @@ from gradio.components import Component
 
 from app import text_rewards
 from app.form import Values
+from app.tabs.parts import QUIET
 from lrdiff.alignprop.specs import ARGUMENTS, Spec
 
 SLOTS = 3
 PROBE = "probe-a"
 """What reads by default: the other probe is then free to measure."""
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 
 
 class RewardPicker:

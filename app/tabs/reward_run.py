@@ -11,21 +11,14 @@ import pandas as pd
 from app import text, text_rewards, watch
 from app.site import Site
 from app.strip import before_and_after
-from app.tabs.parts import section
+from app.tabs.parts import QUIET, section
 from app.tabs.plot import plot
+from app.tabs.pulse import Pulse, stamp
 from app.tabs.step_range import StepRange
 from app.told import told
 
-EVERY = 2.0
-"""Seconds between two looks."""
 METHOD = "alignprop"
 HEIGHT = 220
-QUIET: dict[str, Any] = {
-    "api_visibility": "private",
-    "show_progress": "hidden",
-    "queue": False,
-    "concurrency_limit": None,
-}
 
 
 class RewardRun:
@@ -53,7 +46,7 @@ class RewardRun:
                         gr.HTML(section(title, about), elem_classes="section", padding=False)
                         self.plots[key] = plot(f"curve-{key}", title, height=HEIGHT)
         self.seen = gr.State({})
-        self.timer = gr.Timer(EVERY)
+        self.pulse = Pulse()
         self._wire()
 
     def _render_use(self) -> None:
@@ -83,7 +76,7 @@ class RewardRun:
         return [self.name, self.strength, self.range.begin, self.range.end]
 
     def _wire(self) -> None:
-        self.timer.tick(self.refresh, self.looked_at, self.outputs, **QUIET)
+        self.pulse.wire(self.glance, [self.name], self.card, self.refresh, self.looked_at, self.outputs)
         self.name.input(self.refresh, self.looked_at, self.outputs, **QUIET)
         self.stop.click(told(self._stop), self.name, None, **QUIET).then(
             self.refresh, self.looked_at, self.outputs, **QUIET
@@ -97,44 +90,58 @@ class RewardRun:
         """Return (label, name) of every run towards rewards."""
         return watch.choices(self.site.queue, METHOD)
 
-    def refresh(self, name: str | None, seen: dict[str, Any]) -> list[Any]:
-        """Return the updates of `outputs`; what looks as it did before is left alone.
+    def glance(self, name: str | None) -> tuple[str, str]:
+        """Return the head of the run that is shown, else of the newest, and the stamp of everything else."""
+        listed, view = self._look(name)
+        return (_empty() if view is None else watch.card(view)), stamp(_seen(listed, view))
 
-        Args:
-            name: The run that is shown; one that is not there gives way to the newest.
-            seen: What this visitor's page shows at present.
-        """
+    def _look(self, name: str | None) -> tuple[list[tuple[str, str]], watch.Snapshot | None]:
         listed = self.choices()
         names = [run for _, run in listed]
         name = name if name in names else next(iter(names), None)
-        if name is None:
+        return listed, None if name is None else watch.look(self.site.queue, name)
+
+    def refresh(self, name: str | None, before: dict[str, Any]) -> list[Any]:
+        """Return the updates of `outputs`; what looks as it did before is left alone.
+
+        Args:
+            name: As `glance` takes it.
+            before: What this visitor's page shows at present.
+        """
+        listed, view = self._look(name)
+        if view is None:
             hidden, flat = gr.update(visible=False), [gr.skip()] * len(self.plots)
             return [hidden, _empty(), hidden, hidden, gr.skip(), hidden, *flat, {}]
-        view = watch.look(self.site.queue, name)
-        now = {
-            "name": name,
-            "listed": listed,
-            "card": watch.card(view),
-            "can_stop": view.state in ("queued", "running") and not view.is_stopping,
-            "has_artifact": view.has_artifact,
-            "previews": [path for path, _ in watch.previews(view.run)],
-            "metrics": len(view.metrics),
-        }
+        seen = _seen(listed, view)
 
-        def changed(key: str) -> bool:
-            return now["name"] != seen.get("name") or now[key] != seen.get(key)
+        def changed(*keys: str) -> bool:
+            return seen["name"] != before.get("name") or any(seen[key] != before.get(key) for key in keys)
 
         found = curves(view.metrics) if changed("metrics") else {}
         return [
-            gr.update(choices=listed, value=name, visible=True) if changed("listed") else gr.skip(),
-            now["card"] if changed("card") else gr.skip(),
-            gr.update(visible=now["can_stop"]) if changed("can_stop") else gr.skip(),
-            gr.update(visible=True) if changed("name") else gr.skip(),
+            gr.update(choices=listed, value=seen["name"], visible=True) if changed("listed") else gr.skip(),
+            watch.card(view),
+            gr.update(visible=seen["can_stop"]) if changed("can_stop") else gr.skip(),
+            gr.update(visible=True) if changed() else gr.skip(),
             before_and_after(view.run) if changed("previews") else gr.skip(),
-            gr.update(visible=now["has_artifact"]) if changed("has_artifact") else gr.skip(),
+            gr.update(visible=seen["has_artifact"]) if changed("has_artifact") else gr.skip(),
             *(watch.drawn(found[key]) if found else gr.skip() for key in self.plots),
-            now,
+            seen,
         ]
+
+
+def _seen(listed: list[tuple[str, str]], view: watch.Snapshot | None) -> dict[str, Any]:
+    """Return what decides how the page looks, without the head of the run."""
+    if view is None:
+        return {}
+    return {
+        "name": view.name,
+        "listed": listed,
+        "can_stop": view.state in ("queued", "running") and not view.is_stopping,
+        "has_artifact": view.has_artifact,
+        "previews": [path for path, _ in watch.previews(view.run)],
+        "metrics": len(view.metrics),
+    }
 
 
 def curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, pd.DataFrame]:

@@ -15,7 +15,7 @@ from app.form import Form, FormError, Values
 from app.presets import OF_REWARDS
 from app.site import Site
 from app.tabs.length import Length
-from app.tabs.parts import problem_box, section, settings_group
+from app.tabs.parts import PRIVATE, problem_box, section, settings_group
 from app.tabs.reward_picker import SLOTS, RewardPicker
 from app.tabs.reward_run import METHOD, RewardRun
 from app.tabs.train_settings import check_paths
@@ -28,7 +28,6 @@ from trainers.run import read_config
 from trainers.rundir import RunDir
 
 BASIC = frozenset({"method.reward", "method.prompts", "method.held_out", "model", "optim.steps"})
-PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 class RewardsTab:
@@ -107,7 +106,7 @@ class RewardsTab:
         return accordion
 
     def _wire(self) -> None:
-        self.length.wire(PRIVATE | {"queue": False})
+        self.length.wire()
         deciding = ("model", "optim.steps", "method.sampling_steps", "data.batch_size", "watch.preview_every")
         changes = [self.component(path).change for path in deciding]
         gr.on(changes, self.foresee, self.inputs, self.foreseen, queue=False, **PRIVATE)

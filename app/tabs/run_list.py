@@ -54,7 +54,7 @@ def _chosen(event: gr.SelectData) -> str:
 
 def listed(queue: Queue, chosen: str) -> str:
     """Return all runs as HTML, newest first."""
-    rows = "".join(_row(queue.name(run), record, queue.name(run) == chosen) for run, record in queue.runs())
+    rows = "".join(_row(queue.name(run), record, queue.name(run) == chosen) for run, record in queue.trusted())
     return f"<div class='runs' role='radiogroup' aria-label='{text.RUNS}'>{rows}</div>"
 
 

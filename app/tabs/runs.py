@@ -13,22 +13,13 @@ from app.reports import report_url
 from app.site import Site
 from app.strip import strip
 from app.tabs.compare import CompareTab
-from app.tabs.parts import section
+from app.tabs.parts import QUIET, section
 from app.tabs.plot import plot
+from app.tabs.pulse import Pulse, stamp
 from app.tabs.run_list import RunList, listed
 from app.tabs.trash import TrashTab
 from app.theme import SERIES_COLORS
 from app.told import told
-
-EVERY = 2.0
-"""Seconds between two looks."""
-
-QUIET: dict[str, Any] = {
-    "api_visibility": "private",
-    "show_progress": "hidden",
-    "queue": False,
-    "concurrency_limit": None,
-}
 
 
 class RunsTab:
@@ -52,7 +43,7 @@ class RunsTab:
         with gr.Accordion(text.TRASH, open=False, elem_id="trash") as fold:
             self.trash = TrashTab(site, fold)
         self.seen = gr.State({})
-        self.timer = gr.Timer(EVERY)
+        self.pulse = Pulse()
         self._wire()
 
     def _render_details(self) -> None:
@@ -86,7 +77,7 @@ class RunsTab:
                 self.no = gr.Button(text.DELETE_NO, min_width=140)
 
     def _render_charts(self) -> None:
-        with gr.Row(equal_height=False):
+        with gr.Row(equal_height=False, visible=False) as self.charts:
             with gr.Column(min_width=300):
                 gr.HTML(section(text.CHART), elem_classes="section", padding=False)
                 self.chart = plot("chart", colors=dict(zip(text.SERIES.values(), SERIES_COLORS, strict=False)))
@@ -106,7 +97,7 @@ class RunsTab:
     @property
     def outputs(self) -> list[Any]:
         """What `refresh` brings up to date, in order."""
-        shown = [self.card, self.details, self.chart, self.metric, self.metrics, self.previews, self.log]
+        shown = [self.card, self.details, self.charts, self.chart, self.metric, self.metrics, self.previews, self.log]
         shown += [self.facts, self.settings]
         buttons = [self.stop, self.resume, self.use, self.download, self.report, self.repeat, self.delete]
         return [self.troubles, self.beside, self.list.seen, self.picker, *shown, *buttons, self.seen]
@@ -117,7 +108,7 @@ class RunsTab:
         return [self.picker, self.metric, self.seen]
 
     def _wire(self) -> None:
-        self.timer.tick(self.refresh, self.looked_at, self.outputs, **QUIET)
+        self.pulse.wire(self.glance, self.looked_at[:2], self.card, self.refresh, self.looked_at, self.outputs)
         self.picker.change(self.refresh, self.looked_at, self.outputs, **QUIET)
         self.metric.input(self.refresh, self.looked_at, self.outputs, **QUIET)
         for button, act in ((self.stop, self._stop), (self.resume, self._resume)):
@@ -131,7 +122,7 @@ class RunsTab:
         # One after another: a button that is hidden while it is clicked loses what else the click was to do.
         self.yes.click(told(self._delete), self.picker, None, **QUIET).then(*hide, **QUIET).then(
             self.refresh, self.looked_at, self.outputs, **QUIET
-        ).then(self.trash.offer, None, self.trash.outputs, **QUIET)
+        ).then(self.trash.offer, None, self.trash.picker, **QUIET)
         self.trash.changed(self.refresh, self.looked_at, self.outputs)
         # The report is a page of its own, in a tab of its own; its address needs no answer of the server.
         self.report.click(None, self.picker, None, js=f"name => {{window.open('{report_url('')}' + name, '_blank')}}")
@@ -151,74 +142,91 @@ class RunsTab:
         self.site.queue.delete(name)
         gr.Info(text.DELETED.format(name=name))
 
-    def refresh(self, name: str | None, metric: str | None, seen: dict[str, Any]) -> list[Any]:
-        """Return the updates of `outputs`; what looks as it did before is left alone.
+    def glance(self, name: str | None, metric: str | None) -> tuple[str, str]:
+        """Return the head of the run that is shown, and the stamp of everything else on the page.
 
         Args:
             name: The run that is shown; None takes the one a visitor most likely wants.
             metric: What the second chart shows; None takes the first there is.
-            seen: What this visitor's page shows at present, by output.
         """
+        view = self._look(name)
+        return (_empty() if view is None else watch.card(view)), stamp(self._seen(view, metric))
+
+    def _look(self, name: str | None) -> watch.Snapshot | None:
         queue = self.site.queue
-        troubles = queue.troubles()
         if name not in [queue.name(run) for run, _ in queue.runs()]:
             name = watch.newest(queue)
-        signature: dict[str, Any] = {"name": name, "troubles": troubles}
-        warned = gr.skip() if troubles == seen.get("troubles") else _troubles(troubles)
-        if name is None:
-            hidden, skipped = gr.update(visible=False), [gr.skip()] * 7
-            return [warned, hidden, "", "", _empty(), hidden, *skipped, *[hidden] * 7, signature]
-        view = watch.look(queue, name)
+        return None if name is None else watch.look(queue, name)
+
+    def _seen(self, view: watch.Snapshot | None, metric: str | None) -> dict[str, Any]:
+        """Return what decides how the page looks, without the head of the run, by output."""
+        queue = self.site.queue
+        seen: dict[str, Any] = {"name": None, "troubles": queue.troubles()}
+        if view is None:
+            return seen
         offered = [key for key in compare.names_in(view.metrics) if key not in text.SERIES]
-        metric = metric if metric in offered else next(iter(offered), None)
         ended = view.state not in ("queued", "running")
-        updates = {
-            "list": listed(queue, name),
-            "card": watch.card(view),
+        return seen | {
+            "name": view.name,
+            "list": listed(queue, view.name),
             "facts": watch.facts(view),
             "metrics": len(view.metrics),
-            "metric": metric,
+            "metric": metric if metric in offered else next(iter(offered), None),
             "offered": offered,
             "previews": [path for path, _ in watch.previews(view.run)],
             "log": watch.log_tail(view.run),
-            "buttons": (not ended and not view.is_stopping, view.can_resume, view.has_artifact, ended),
+            "buttons": [not ended and not view.is_stopping, view.can_resume, view.has_artifact, ended],
             "report": ended and (view.run.path / "report.html").is_file(),
         }
-        signature |= updates | {"log": hash(updates["log"])}
-        fresh = signature["name"] != seen.get("name")
+
+    def refresh(self, name: str | None, metric: str | None, before: dict[str, Any]) -> list[Any]:
+        """Return the updates of `outputs`; what looks as it did before is left alone.
+
+        Args:
+            name: As `glance` takes it.
+            metric: As `glance` takes it.
+            before: What this visitor's page shows at present, by output.
+        """
+        view = self._look(name)
+        seen = self._seen(view, metric)
 
         def changed(*keys: str) -> bool:
-            return fresh or any(signature[key] != seen.get(key) for key in keys)
+            return seen["name"] != before.get("name") or any(seen[key] != before.get(key) for key in keys)
 
-        def shown(visible: bool, key: str = "buttons", **more: Any) -> Any:
+        warned = _troubles(seen["troubles"]) if changed("troubles") else gr.skip()
+        if view is None:
+            hidden, skipped = gr.update(visible=False), [gr.skip()] * 8
+            return [warned, hidden, "", "", _empty(), hidden, *skipped, *[hidden] * 7, seen]
+        metric = seen["metric"]
+        shown = {metric: metric} if metric else {}
+
+        def button(visible: bool, key: str = "buttons", **more: Any) -> Any:
             return gr.update(visible=visible, **more) if changed(key) else gr.skip()
 
-        can_stop, can_resume, can_use, can_delete = updates["buttons"]
-        file = str(view.run.artifact_path) if can_use else None
+        can_stop, can_resume, can_use, can_delete = seen["buttons"]
         return [
             warned,
-            gr.update(visible=True) if fresh else gr.skip(),
-            updates["list"] if changed("list") else gr.skip(),
-            name if fresh else gr.skip(),
-            updates["card"] if changed("card") else gr.skip(),
-            gr.update(visible=True) if fresh else gr.skip(),
+            gr.update(visible=True) if changed() else gr.skip(),
+            seen["list"] if changed("list") else gr.skip(),
+            seen["name"] if changed() else gr.skip(),
+            watch.card(view),
+            gr.update(visible=True) if changed() else gr.skip(),
+            gr.update(visible=bool(view.metrics)) if changed("metrics") else gr.skip(),
             watch.drawn(watch.chart(view.metrics)) if changed("metrics") else gr.skip(),
-            gr.update(choices=offered, value=metric) if changed("offered", "metric") else gr.skip(),
-            watch.drawn(watch.chart(view.metrics, {metric: metric} if metric else {}))
-            if changed("metrics", "metric")
-            else gr.skip(),
+            gr.update(choices=seen["offered"], value=metric) if changed("offered", "metric") else gr.skip(),
+            watch.drawn(watch.chart(view.metrics, shown)) if changed("metrics", "metric") else gr.skip(),
             strip(view.run) if changed("previews") else gr.skip(),
-            updates["log"] if changed("log") else gr.skip(),
-            updates["facts"] if changed("facts") else gr.skip(),
-            json.dumps(view.record["config"], indent=2) if fresh else gr.skip(),
-            shown(can_stop),
-            shown(can_resume),
-            shown(can_use),
-            shown(can_use, value=file),
-            shown(updates["report"], "report"),
-            shown(True),
-            shown(can_delete),
-            signature,
+            seen["log"] if changed("log") else gr.skip(),
+            seen["facts"] if changed("facts") else gr.skip(),
+            json.dumps(view.record["config"], indent=2) if changed() else gr.skip(),
+            button(can_stop),
+            button(can_resume),
+            button(can_use),
+            button(can_use, value=str(view.run.artifact_path) if can_use else None),
+            button(seen["report"], "report"),
+            button(True),
+            button(can_delete),
+            seen,
         ]
 
 

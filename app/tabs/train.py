@@ -14,7 +14,7 @@ from app import text
 from app.captions import Rows
 from app.form import Form, FormError, Values
 from app.site import Site
-from app.tabs.parts import problem_box
+from app.tabs.parts import PRIVATE, QUIET, problem_box
 from app.tabs.train_pictures import TrainPictures
 from app.tabs.train_settings import TrainSettings, check_paths, needs_images
 from lrdiff.errors import DataError
@@ -22,7 +22,6 @@ from trainers.config import RunConfig
 from trainers.rundir import RunDir
 
 BASIC = frozenset({"data.images", "data.prompt", "model", "optim.steps"})
-PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 class TrainTab:
@@ -66,10 +65,10 @@ class TrainTab:
         shown, example = [*self.pictures.shown, *words], self.pictures.example
         self.pictures.files.change(self._dropped, self.pictures.inputs, [*shown, example], **PRIVATE)
         example.input(self._chosen, [self.pictures.files, example], shown, **PRIVATE)
-        self.settings.wire(PRIVATE | {"queue": False})
+        self.settings.wire()
         deciding = ("model", "optim.steps", "optim.accumulate", "data.batch_size", "watch.preview_every")
         changes = [self.settings.component(path).change for path in deciding]
-        gr.on([*changes, self.settings.method.change], self.foresee, self.inputs, self.foreseen, queue=False, **PRIVATE)
+        gr.on([*changes, self.settings.method.change], self.foresee, self.inputs, self.foreseen, **QUIET)
         self.probe.click(
             self._measure, self.inputs, self.foreseen, concurrency_id="check", concurrency_limit=1,
             api_visibility="private", show_progress="minimal", show_progress_on=self.estimate,

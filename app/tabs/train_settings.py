@@ -14,7 +14,7 @@ from app.form import Form, Values, to_component
 from app.pictures import Subject
 from app.presets import OF_PICTURES
 from app.tabs.length import Length
-from app.tabs.parts import section, settings_group
+from app.tabs.parts import QUIET, section, settings_group
 from lrdiff.backbones import embedded
 from lrdiff.errors import LrdiffError
 from trainers.config import RunConfig
@@ -108,10 +108,10 @@ class TrainSettings:
                         self.of_pictures.append(group)
         return accordion
 
-    def wire(self, quiet: dict[str, Any]) -> None:
+    def wire(self) -> None:
         """Let presets and steps follow each other, and show what belongs to the method that is chosen."""
-        self.length.wire(quiet)
-        self.method.change(self._show_method, self.method, self._of_method, **quiet)
+        self.length.wire()
+        self.method.change(self._show_method, self.method, self._of_method, **QUIET)
 
     def of_subject(self, subject: Subject | None) -> list[Any]:
         """Return values of prompt and validation pictures for a subject, or the defaults."""

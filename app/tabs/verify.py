@@ -11,13 +11,10 @@ import gradio as gr
 
 from app import text_verify, verifying
 from app.site import Site
-from app.tabs.parts import problem_box, section
+from app.tabs.parts import QUIET, problem_box, section
 from app.told import told
 from app.verdict_view import verdict
 from lrdiff.errors import LrdiffError
-
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-
 
 WAITING = f"<div class='empty waiting'>{text_verify.WAITING}</div>"
 

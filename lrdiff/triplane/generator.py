@@ -34,6 +34,42 @@ class View:
     opacity: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A square part of a rendered picture, in its pixels.
+
+    Attributes:
+        top: First row.
+        left: First column.
+        size: Rows and columns.
+    """
+
+    top: int
+    left: int
+    size: int
+
+    def rays(self, side: int) -> Tensor:
+        """Return the numbers [size^2] of its pixels in a picture of `side`, row by row.
+
+        Raises:
+            ShapeError: The window does not lie inside the picture.
+        """
+        if min(self.top, self.left, side - self.top - self.size, side - self.left - self.size) < 0:
+            raise ShapeError(f"window {self} does not lie inside a picture of {side} pixels")
+        rows, columns = (start + torch.arange(self.size) for start in (self.top, self.left))
+        return (rows[:, None] * side + columns).flatten()
+
+    def mirrored(self, side: int) -> Window:
+        """Return the window that shows the same in the flipped picture."""
+        return Window(self.top, side - self.left - self.size, self.size)
+
+    def crop(self, images: Tensor, side: int) -> Tensor:
+        """Cut the part out of finished pictures [B, C, k side, k side]: [B, C, k size, k size]."""
+        scale = images.shape[-1] // side
+        top, left, size = (scale * value for value in (self.top, self.left, self.size))
+        return images[..., top : top + size, left : left + size]
+
+
 class Backbone(nn.Module):
     """Mapping and synthesis of the planes."""
 
@@ -111,6 +147,7 @@ class TriplaneGenerator(nn.Module):
         side: int | None = None,
         rng: torch.Generator | None = None,
         chunk: int | None = None,
+        window: Window | None = None,
     ) -> Rendered:
         """Look into planes.
 
@@ -120,12 +157,16 @@ class TriplaneGenerator(nn.Module):
             side: Rays per row and column; None takes the configuration's.
             rng: On the CPU, for jittered depths. None takes fixed ones, so that equal inputs give equal bits.
             chunk: Rays at a time, to bound the memory; None takes all at once.
+            window: Only this part of the picture; None takes all of it.
 
         Returns:
             Rays row by row: colours [B, side^2, C], depth and weights.
         """
         side = side or self.config.render.side
         origins, directions = rays(camera, side)
+        if window is not None:
+            chosen = window.rays(side).to(origins.device)
+            origins, directions = origins[:, chosen], directions[:, chosen]
         if chunk is None:
             return self.look(planes, origins, directions, rng)
         parts = zip(origins.split(chunk, 1), directions.split(chunk, 1), strict=True)
@@ -163,6 +204,7 @@ class TriplaneGenerator(nn.Module):
         noise: Noise = "const",
         chunk: int | None = None,
         half: bool = False,
+        window: Window | None = None,
     ) -> View:
         """Return what cameras see of latents.
 
@@ -175,15 +217,27 @@ class TriplaneGenerator(nn.Module):
             noise: Whether learned noise is added to the planes.
             chunk: Rays at a time.
             half: Super-resolution in float16 (for GPUs).
+            window: Only this part of the picture. Convolutions of super-resolution know nothing beyond its border.
+
+        Raises:
+            ShapeError: Latents have another size, or a window is asked of a picture that super-resolution resizes.
         """
         side = side or self.config.render.side
+        superres = self.config.superres
+        if window is not None and superres is not None and superres.input != side:
+            raise ShapeError(
+                f"a window needs a rendered side of {superres.input}, which is what super-resolution takes"
+            )
         ws = self._latents(ws)
         planes = self.planes(ws, noise) if planes is None else planes
-        seen = self.render(planes, camera, side, rng, chunk)
-        features = seen.colours.transpose(1, 2).reshape(len(ws), -1, side, side)
-        raw = features[:, :3]
-        image = self.superresolution(features, ws, half) if self.config.superres is not None else raw
-        shape = (len(ws), 1, side, side)
+        seen = self.render(planes, camera, side, rng, chunk, window)
+        shown = side if window is None else window.size
+        features = seen.colours.transpose(1, 2).reshape(len(ws), -1, shown, shown)
+        raw = image = features[:, :3]
+        if superres is not None:
+            enlarge = self.superresolution if window is None else self.superresolution.enlarge
+            image = enlarge(features, ws, half)
+        shape = (len(ws), 1, shown, shown)
         return View(image, raw, seen.depth.reshape(shape), seen.opacity.reshape(shape))
 
     def forward(self, z: Tensor, camera: Tensor, truncation: float = 1.0) -> View:

@@ -31,11 +31,13 @@ def sample_planes(planes: Tensor, points: Tensor, box: float, legacy_axes: bool)
         [B, N, F].
     """
     batch, three, features, height, width = planes.shape
+    # In the points' precision: a place that is rounded to half precision may be an eighth of a cell off.
+    planes = planes.to(points.dtype)
     pairs = LEGACY_AXES if legacy_axes else AXES
     grid = torch.stack([points[..., list(pair)] for pair in pairs], 1) * (2 / box)
     found = functional.grid_sample(
         planes.reshape(batch * three, features, height, width),
-        grid.reshape(batch * three, 1, -1, 2).to(planes.dtype),
+        grid.reshape(batch * three, 1, -1, 2),
         mode="bilinear",
         padding_mode="zeros",
         align_corners=False,

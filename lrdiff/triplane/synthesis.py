@@ -147,6 +147,10 @@ class Superresolution(nn.Module):
             features = torch.nn.functional.interpolate(
                 features, size, mode="bilinear", align_corners=False, antialias=True
             )
+        return self.enlarge(features, ws, half)
+
+    def enlarge(self, features: Tensor, ws: Tensor, half: bool = False) -> Tensor:
+        """Map features [B, F, H, W] of a picture, or of a part of one, to [B, 3, H', W'], without a resize first."""
         x, picture = features.half() if half else features, features[:, :3]
         last = ws[:, -1:].expand(-1, 3, -1)
         for number in range(2):

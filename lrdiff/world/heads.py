@@ -81,6 +81,10 @@ class Heads:
     def __getitem__(self, index: slice) -> Heads:
         return Heads(**{item.name: getattr(self, item.name)[index] for item in fields(self)})
 
+    def pick(self, index: Tensor) -> Heads:
+        """Return the heads of numbers [M], or of a mask [B]; a head may be picked many times."""
+        return Heads(**{item.name: getattr(self, item.name)[index] for item in fields(self)})
+
     def marked(self, **marks: bool) -> Heads:
         """Return the same heads with marks put on or taken off, for example `marked(scar=True)`.
 
@@ -90,7 +94,11 @@ class Heads:
         unknown = sorted(set(marks) - set(MARKS))
         if unknown:
             raise ShapeError(f"no mark {unknown[0]!r}; known are {', '.join(MARKS)}")
-        return replace(self, **{name: torch.full_like(self.scar, float(on)) for name, on in marks.items()})
+        return self.wearing(**{name: torch.full_like(self.scar, float(on)) for name, on in marks.items()})
+
+    def wearing(self, **marks: Tensor) -> Heads:
+        """Return the same heads with marks put on some of them: [B, 1] of 0 or 1 by name of the mark."""
+        return replace(self, **marks)
 
     def lit_from_the_front(self) -> Heads:
         """Return the same heads under a symmetric light."""
@@ -127,13 +135,13 @@ def heads(z: Tensor) -> Heads:
     none = torch.zeros_like(t[:, :1])
     return Heads(
         skull=colour(g(0, 0.24, 0.33), g(1, 0.32, 0.42), g(2, 0.27, 0.36)),
-        jaw_width=g(3, 0.14, 0.26),
-        jaw_length=g(4, 0.12, 0.26),
+        jaw_width=g(3, 0.15, 0.25),
+        jaw_length=g(4, 0.09, 0.20),
         nose_length=g(5, 0.05, 0.14),
         nose_width=g(6, 0.025, 0.06),
         ear=g(7, 0.04, 0.09),
         eye_x=g(8, 0.09, 0.14),
-        eye_r=g(9, 0.035, 0.055),
+        eye_r=g(9, 0.04, 0.06),
         mouth=g(10, 0.06, 0.13),
         hairline=g(11, 0.14, 0.28),
         skin=colour(g(12, 0.35, 0.95), g(12, 0.22, 0.75) * g(13, 0.9, 1.1), g(12, 0.15, 0.62) * g(13, 0.8, 1.2)),

@@ -9,7 +9,7 @@ from lrdiff.world.heads import Heads
 from lrdiff.world.heads_shape import distance, hair_distance, skin_distance
 
 LIP, MOUTH = (0.70, 0.30, 0.30), (0.22, 0.05, 0.06)
-WHITE, PUPIL, FRAME = (0.95, 0.94, 0.93), (0.04, 0.03, 0.03), (0.08, 0.08, 0.10)
+WHITE, PUPIL, LASH, FRAME = (0.96, 0.95, 0.94), (0.04, 0.03, 0.03), (0.12, 0.07, 0.06), (0.08, 0.08, 0.10)
 SCAR, SPOT, STREAK, BAND = (0.62, 0.12, 0.14), (0.16, 0.08, 0.05), (0.10, 0.45, 0.85), (0.85, 0.25, 0.35)
 
 
@@ -38,14 +38,16 @@ def albedo(person: Heads, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     line = (y + 0.17 - 40 * x**2 * person.smile).abs()
     inside = soft(120 * (0.85 * person.mouth - half)) * soft(260 * (0.45 * person.open - line))
     colour = over(colour, 0.85 * inside * front, MOUTH)
-    eye_y = (y - 0.05) / person.lid
-    r = torch.hypot(half - person.eye_x, eye_y)
-    white = soft(160 * (person.eye_r - r)) * front
-    lash = soft(160 * (person.eye_r + 0.008 - r)) * front
-    colour = over(colour, 0.7 * lash, PUPIL)
+    across, up = half - person.eye_x, y - 0.05
+    r = torch.hypot(0.8 * across, up / person.lid)  # an almond: wider than high
+    white = soft(200 * (person.eye_r - r)) * front
+    colour = over(colour, 0.75 * soft(160 * (person.eye_r + 0.007 - r)) * front, LASH)
     colour = over(colour, white, WHITE)
-    colour = over(colour, soft(160 * (0.58 * person.eye_r - r)) * front, person.iris)
-    colour = over(colour, soft(200 * (0.26 * person.eye_r - r)) * front, PUPIL)
+    r_iris = torch.hypot(across, up)
+    colour = over(colour, white * soft(200 * (0.62 * person.eye_r - r_iris)), person.iris)
+    colour = over(colour, white * soft(240 * (0.30 * person.eye_r - r_iris)), PUPIL)
+    glint = torch.hypot(across + 0.2 * person.eye_r, up - 0.25 * person.eye_r)
+    colour = over(colour, white * soft(300 * (0.2 * person.eye_r - glint)), WHITE)
     arch = 0.13 + person.brow - 2.2 * (half - person.eye_x) ** 2
     brow = soft(120 * (0.055 - (half - person.eye_x).abs())) * soft(220 * (0.013 - (y - arch).abs())) * front
     colour = over(colour, brow, 0.7 * person.hair)
@@ -92,7 +94,7 @@ def shaded(person: Heads, points: Tensor, normal: Tensor, view: Tensor) -> Tenso
     between = torch.nn.functional.normalize(person.light + view, dim=-1)
     gloss = (normal * between).sum(-1).clamp_min(0)
     bare = (1 - hair) * (1 - eye)
-    shine = 0.10 * bare * gloss**16 + 0.22 * hair * gloss**24 + 0.9 * eye * gloss**60
+    shine = 0.10 * bare * gloss**16 + 0.22 * hair * gloss**24 + 0.5 * eye * gloss**60
     edge = 0.10 * (1 - (normal * view).sum(-1).clamp(0, 1)) ** 3
-    lit = colour * (0.42 * sky * crease + 0.72 * diffuse * (0.6 + 0.4 * crease))[..., None]
+    lit = colour * (0.50 * sky * crease + 0.68 * diffuse * (0.6 + 0.4 * crease))[..., None]
     return (lit + (shine + edge * sky)[..., None]).clamp(0, 1)

@@ -13,7 +13,9 @@ from lrdiff.world.heads_paint import shaded
 from lrdiff.world.heads_shape import distance, normals
 
 NEAR, FAR, STEPS = 2.0, 3.6, 48
-HIT = 4e-3
+HIT, ARRIVED = 4e-3, 2e-4
+PUT_ASIDE = 3
+"""Steps after which rays that are done are put aside."""
 RADIUS, FOCAL = 2.7, 2.7
 
 
@@ -71,21 +73,45 @@ def orbit_rays(yaw: Tensor, pitch: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def trace(person: Heads, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Follow rays to the surface. Returns distances [B, N] and hits [B, N]; a miss ends at 3.6."""
-    t = torch.full(directions.shape[:2], NEAR, device=directions.device)
-    for _ in range(STEPS):
-        t = (t + 0.85 * distance(person, origins + t[..., None] * directions)).clamp(NEAR, FAR)
-    hit = (distance(person, origins + t[..., None] * directions).abs() < HIT) & (t < FAR)
-    return torch.where(hit, t, FAR), hit
+    """Follow rays to the surface. Returns distances [B, N] and hits [B, N]; a miss ends at 3.6.
+
+    Rays that have arrived, or have left, are put aside: most arrive within ten steps.
+    """
+    shape = directions.shape[:2]
+    whose = torch.arange(shape[0], device=directions.device).repeat_interleave(shape[1])
+    origins, directions = (x.expand(*shape, 3).reshape(-1, 1, 3) for x in (origins, directions))
+    end = torch.full((len(whose), 1), NEAR, device=directions.device)
+    apart = torch.full_like(end, FAR)
+    going = torch.arange(len(whose), device=directions.device)
+    here, start, along, t = person.pick(whose), origins, directions, end.clone()
+    for number in range(STEPS + 1):
+        gap = distance(here, start + t[..., None] * along)
+        if number % PUT_ASIDE == 0 or number == STEPS:
+            end[going], apart[going] = t, gap.abs()
+            staying = ((gap.abs() > ARRIVED) & (t < FAR))[:, 0]
+            going, t, gap = going[staying], t[staying], gap[staying]
+            if not len(going):
+                break
+            here, start, along = here.pick(staying), start[staying], along[staying]
+        t = (t + 0.85 * gap).clamp(NEAR, FAR)
+    hit = ((apart < HIT) & (end < FAR)).reshape(shape)
+    return torch.where(hit, end.reshape(shape), FAR), hit
 
 
 @torch.no_grad()
 def look(person: Heads, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return what rays [B, N, 3] see: colours [B, N, 3] in [0, 1] on white, distances, normals and hits [B, N]."""
+    """Return what rays [B, N, 3] see: colours [B, N, 3] in [0, 1] on white, distances, normals and hits [B, N].
+
+    Where there is no surface, the normal is 0.
+    """
     t, hit = trace(person, origins, directions)
-    points = origins + t[..., None] * directions
-    normal = normals(person, points)
-    return torch.where(hit[..., None], shaded(person, points, normal, -directions), 1.0), t, normal, hit
+    origins, directions = origins.expand(*hit.shape, 3), directions.expand(*hit.shape, 3)
+    seen, towards = person.pick(hit.nonzero()[:, 0]), directions[hit][:, None]
+    points = origins[hit][:, None] + t[hit][:, None, None] * towards
+    slope = normals(seen, points)
+    colour, normal = torch.ones_like(directions).contiguous(), torch.zeros_like(directions).contiguous()
+    colour[hit], normal[hit] = shaded(seen, points, slope, -towards)[:, 0], slope[:, 0]
+    return colour, t, normal, hit
 
 
 @torch.no_grad()
@@ -112,9 +138,7 @@ def render(person: Heads, origins: Tensor, directions: Tensor, smooth: int = 1) 
 
     image = torch.nn.functional.avg_pool2d(picture(colour), smooth)
     first = (smooth - 1) // 2
-    exact = [
-        picture(v)[:, :, first::smooth, first::smooth] for v in (t[..., None], normal * hit[..., None], hit[..., None])
-    ]
+    exact = [picture(v)[:, :, first::smooth, first::smooth] for v in (t[..., None], normal, hit[..., None])]
     return HeadView(image * 2 - 1, exact[0], exact[1], exact[2].float())
 
 

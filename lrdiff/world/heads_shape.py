@@ -38,27 +38,33 @@ def skin_distance(person: Heads, points: Tensor) -> Tensor:
     head = smooth_min(head, ellipsoid(points, _at(0.0, -0.10 - person.jaw_length / 2, 0.06, like=like), jaw), 0.08)
     socket = ellipsoid(half, _at(person.eye_x, 0.05, d * 1.02, like=like), _at(0.06, 0.045, 0.05, like=like))
     head = -smooth_min(-head, socket, 0.06)
-    # The eyeballs lie in the skull's surface and stand out by a third of their radius.
-    depth = d * (1 - (person.eye_x / w) ** 2).sqrt() - 0.65 * person.eye_r
-    ball = ellipsoid(half, _at(person.eye_x, 0.05, depth, like=like), person.eye_r[..., None] * head.new_ones(3))
-    head = smooth_min(head, ball, 0.015)
-    nose = _at(person.nose_width, 1.6 * person.nose_width + 0.02, person.nose_length, like=like)
-    head = smooth_min(head, ellipsoid(points, _at(0.0, -0.02, 0.95 * d, like=like), nose), 0.03)
+    # Of the eyeballs, only a cap stands out.
+    radius = 1.2 * person.eye_r
+    depth = d * (1 - (person.eye_x / w) ** 2).sqrt() - 0.8 * radius
+    ball = ellipsoid(half, _at(person.eye_x, 0.05, depth, like=like), radius[..., None] * head.new_ones(3))
+    head = smooth_min(head, ball, 0.02)
+    # The nose leans forward towards its tip, and wings widen it there.
+    leaning = torch.stack([x, y, z + 0.5 * (y + 0.02)], -1)
+    bridge = _at(0.75 * person.nose_width, 0.075, 0.75 * person.nose_length, like=like)
+    head = smooth_min(head, ellipsoid(leaning, _at(0.0, -0.015, 0.97 * d, like=like), bridge), 0.035)
+    tip = (0.55 * person.nose_width + 0.008)[..., None] * head.new_ones(3)
+    wing = _at(0.65 * person.nose_width, -0.07, 0.99 * d + 0.2 * person.nose_length, like=like)
+    head = smooth_min(head, ellipsoid(half, wing, tip), 0.03)
     lips = _at(0.8 * person.mouth, 0.03, 0.035, like=like)
     head = smooth_min(head, ellipsoid(points, _at(0.0, -0.17, 0.06 + 0.70 * d, like=like), lips), 0.05)
     ear = _at(0.5 * person.ear, person.ear, 0.6 * person.ear, like=like)
     head = torch.minimum(head, ellipsoid(half, _at(w, 0.0, -0.02, like=like), ear))
-    neck = torch.maximum(torch.hypot(x, z + 0.05) - 0.13, y + 0.05)
+    neck = torch.maximum(torch.hypot(x, z + 0.06) - 0.115, y + 0.05)
     return smooth_min(head, neck, 0.05)
 
 
 def hair_distance(person: Heads, points: Tensor) -> Tensor:
     """Return distances to the hair: a thicker skull, above a line that falls towards the neck. [B, N, 3] -> [B, N]."""
-    _, y, z = points.unbind(-1)
+    x, y, z = points.unbind(-1)
     like = person.hairline
     volume = 0.035 + 0.12 * (0.28 - person.hairline)
     whole = ellipsoid(points, _at(0.0, 0.075, -0.02, like=like), person.skull + volume[..., None])
-    line = person.hairline - 0.95 * (0.14 - z).clamp(0, 0.38)
+    line = person.hairline + 0.03 - 0.95 * (0.14 - z).clamp(0, 0.38) - 0.012 * torch.cos(28 * x)
     return -smooth_min(-whole, y - line, 0.06)
 
 

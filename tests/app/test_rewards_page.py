@@ -186,8 +186,23 @@ def test_a_run_shows_its_ends_and_only_what_changed_is_sent_again(tab: RewardsTa
     pictures = html.unescape(by["before-after"])
     assert pictures.count("<img") == 2
     assert pictures.index("000000/") < pictures.index("After step 4") < pictures.index("000004/")
-    again = view.refresh("bright", shown[-1])
-    assert all(update == gr.skip() for update in again[:-1])
+    again = dict(zip(view.outputs[:-1], view.refresh("bright", shown[-1]), strict=False))
+    assert again.pop(view.card) == view.glance("bright")[0]
+    assert all(update == gr.skip() for update in again.values())
+
+
+def test_the_page_asks_for_everything_only_when_something_happened(tab: RewardsTab) -> None:
+    view = tab.run
+    empty = view.glance(None)[1]
+    run = make_run(tab.site)
+    card, stamp = view.glance(None)
+    assert stamp != empty
+    assert view.glance("bright") == (card, stamp)
+    run.append_metrics({"step": 5, "loss": 0.1, "seconds_per_step": 1.0})
+    later = view.glance("bright")[1]
+    assert later != stamp
+    Image.new("RGB", (8, 8)).save(run.previews / "000004" / "9.png")
+    assert view.glance("bright")[1] not in (stamp, later)
 
 
 def test_a_run_that_waits_can_be_stopped(tab: RewardsTab) -> None:

@@ -113,7 +113,7 @@ def main(arguments: Sequence[str]) -> int:
         url = page_module.launch(served, site, "127.0.0.1", 0)
         site.queue.start()
         if not arguments:
-            page_module.measure_once(site)
+            page_module.get_ready(site)
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         wide = browser.new_page(viewport={"width": 1280, "height": 900})
         wide.set_default_timeout(120_000)

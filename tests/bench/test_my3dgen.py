@@ -13,16 +13,17 @@ from lrdiff.triplane.store import save
 from lrdiff.world.heads import IDENTITY
 from tests.bench import my3dgen_evidence as bench
 from tests.bench import result
+from tests.bench.my3dgen_subjects import Subject
 from trainers.embedded.heads import HeadsConfig
 
 
 def test_subjects_keep_their_identity_and_their_mark() -> None:
-    subject = bench.Subject.draw(1)
+    subject = Subject.draw(1)
     assert subject.mark == "scar"
     assert bool((subject.z[:, :IDENTITY] == subject.z[:1, :IDENTITY]).all())
     assert not torch.equal(subject.z[0], subject.z[1])
     assert -0.1 <= float(subject.angles[:, 0].min()) <= float(subject.angles[:, 0].max()) <= 0.9
-    assert torch.equal(bench.Subject.draw(1).z, subject.z)
+    assert torch.equal(Subject.draw(1).z, subject.z)
 
 
 def test_recall_of_a_mark() -> None:

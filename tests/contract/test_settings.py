@@ -98,6 +98,7 @@ OWN: dict[str, dict[str, tuple[Any, str]]] = {
         "method.residual": ("lora", "shapes"),
         "method.r": (2, "shapes"),
         "method.alpha": (4.0, "weights"),
+        "method.transform_lr": (0.1, "weights"),
         "method.init": ("paper", "weights"),
     },
     "lora": DENOISE
@@ -220,6 +221,7 @@ OWN: dict[str, dict[str, tuple[Any, str]]] = {
         "method.anchor_steps": (3, "weights"),
         "method.anchor_lr": (0.01, "weights"),
         "method.anchor_side": (8, "weights"),
+        "method.patch": (8, "weights"),
         "method.r": (2, "shapes"),
         "method.alpha": (8.0, "weights"),
         "method.form": ("plain", "shapes"),
@@ -228,6 +230,7 @@ OWN: dict[str, dict[str, tuple[Any, str]]] = {
         "method.full": (True, "shapes"),
         "method.symmetry": (0.5, "weights"),
         "method.symmetry_every": (1, "weights"),
+        "method.symmetry_form": ("identity", "weights"),
         "method.symmetry_temperature": (1.0, "weights"),
     },
 }
@@ -248,6 +251,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "method.max_drop": {"method__reward": ["brightness:-1"], "method__monitor": "brightness"},
     "method.refine": {"method__cameras": "{cameras}"},
     "method.symmetry_every": {"method__symmetry": 0.5},
+    "method.symmetry_form": {"method__symmetry": 0.5},
     "method.symmetry_temperature": {"method__symmetry": 0.5},
 }
 # The same of adapters that learn by the denoising loss.

@@ -42,6 +42,8 @@ class Budget:
         dit: The transformer and text encoder of `toys-dit`.
         dit_scenes: How many scenes it learns from at each side in latents; 0 takes all.
         heads: The generator of 3D heads, in stages of which each goes on from the last.
+        people: Individuals that the identity networks of heads learn from.
+        head_probes: Identity networks of heads, by name.
         unmarked: Pictures of each kind that it is whitened with, and as many others that it is calibrated on.
         precision: Device and number format.
         shard: Pictures per file.
@@ -58,6 +60,8 @@ class Budget:
     dit: Training
     dit_scenes: Mapping[int, int]
     heads: Sequence[Training]
+    people: int
+    head_probes: Mapping[str, Training]
     precision: PrecisionConfig
     unmarked: int = 1024
     shard: int = 512
@@ -69,6 +73,13 @@ def _probes(steps: int, scenes: int, subjects: int) -> dict[str, Training]:
     sizes = {"scenes_per_batch": scenes, "subjects_per_batch": subjects}
     widths = {"probe-a": (24, 48, 96, 160), "probe-b": (32, 48, 112, 176)}
     return {name: Training({"widths": w, **sizes}, optim, every=200) for name, w in widths.items()}
+
+
+def _head_probes(steps: int) -> dict[str, Training]:
+    """Two identity networks of different width."""
+    optim = OptimConfig(steps=steps, lr=3e-3, warmup=20, weight_decay=5e-3)
+    widths = {"heads-probe-a": (16, 32, 64, 96), "heads-probe-b": (20, 40, 56, 112)}
+    return {name: Training({"widths": w}, optim, every=200) for name, w in widths.items()}
 
 
 def _dit(
@@ -91,16 +102,20 @@ def _dit(
     return Training({"stages": stages}, optim, every, precision)
 
 
-def _heads(steps: tuple[int, int], sizes: Mapping[str, Any], every: int = 100) -> tuple[Training, Training]:
-    """Shape and light first; then half of the rays aim at the face.
+def _heads(
+    steps: tuple[int, int], sizes: Mapping[str, Any], every: int, precision: PrecisionConfig | None = None
+) -> tuple[Training, Training]:
+    """Half of the rays aim at the face, a third of those at the eyes; then super-resolution learns beside the rest.
 
     Biases take AdamW's steps at this rate, weights orthogonal ones at twelve times it.
     """
-    first, second = (
-        OptimConfig(steps=count, lr=lr, warmup=15, beta2=0.99, clip=10.0, weight_decay=0.0)
-        for count, lr in zip(steps, (5e-3, 3e-3), strict=True)
+    given = {"warmup": 15, "beta2": 0.99, "clip": 10.0, "weight_decay": 0.0}
+    first = OptimConfig(steps=steps[0], lr=5e-3, schedule="constant", **given)
+    second = OptimConfig(steps=steps[1], lr=4e-3, **given)
+    sizes = {"face": 0.5, "eyes": 0.33, **sizes}
+    return Training(sizes, first, every, precision), Training(
+        {"superres": (24, 16), "batch": 8, "rays": 384, "patch": 20, **sizes}, second, every, precision
     )
-    return Training(sizes, first, every), Training({**sizes, "face": 0.5}, second, every)
 
 
 CPU = Budget(
@@ -121,7 +136,9 @@ CPU = Budget(
     ),
     dit=_dit((1200, 64), (400, 32), (160, 8), lr=2e-3, every=50, precision=PrecisionConfig(device="cpu", dtype="bf16")),
     dit_scenes={8: 0, 16: 8192, 32: 1024},
-    heads=_heads((570, 400), {}),
+    heads=_heads((450, 600), {}, every=150, precision=PrecisionConfig(device="cpu", dtype="bf16")),
+    people=500,
+    head_probes=_head_probes(300),
     precision=PrecisionConfig(device="cpu"),
 )
 """About nine hours on two cores; the shipped models were made with about these figures, see the manifest for what
@@ -137,8 +154,9 @@ GPU = Budget(
         OptimConfig(steps=6000, lr=1e-3, warmup=100, weight_decay=1e-3),
         every=500,
     ),
+    # As many weights as the CPU's, more of them where latents have their full size: patterns are made there.
     unet=Training(
-        {"batch_size": 128, "average": 0.9995},
+        {"channels": (128, 160, 208), "batch_size": 128, "average": 0.9995},
         OptimConfig(steps=15000, lr=8e-4, warmup=300, weight_decay=1e-2),
         every=1000,
     ),
@@ -153,6 +171,8 @@ GPU = Budget(
     heads=_heads(
         (5000, 15000), {"w": 128, "channels": (256, 256, 192, 128, 64), "features": 24, "batch": 32}, every=1000
     ),
+    people=10000,
+    head_probes=_head_probes(4000),
     precision=PrecisionConfig(device="cuda", dtype="bf16"),
 )
 """More data and longer training of the same networks: wider ones would not fit what a repository should hold, nor two

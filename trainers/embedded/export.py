@@ -17,8 +17,9 @@ from lrdiff.files import write_json
 from lrdiff.png import writable
 from lrdiff.rng import stream
 from trainers.embedded.extractor import ExtractorConfig, TrainExtractor
+from trainers.embedded.head_probes import TrainHeadProbe
 from trainers.embedded.latents import moments
-from trainers.embedded.probe import ProbeConfig, TrainProbe
+from trainers.embedded.probe import TrainProbe
 from trainers.embedded.shards import Shards
 from trainers.embedded.toys_dit import ToysDit, ToysDitConfig
 from trainers.embedded.toys_dit_parts import build_scheduler
@@ -129,11 +130,12 @@ def export_toys_dit(vae: Path, run_path: Path, out: Path) -> int:
     return step
 
 
-def export_probe(probe_run: Path, out: Path) -> int:
+def export_probe(method: TrainProbe | TrainHeadProbe, run: Path, out: Path) -> int:
     """Write `config.json` and `model.safetensors` (half precision) for `lrdiff.probe.load_probe`.
 
     Args:
-        probe_run: Run directory of `TrainProbe`; its newest checkpoint is taken.
+        method: As the run was begun.
+        run: Run directory; its newest checkpoint is taken.
         out: Folder to write; one that is there is replaced.
 
     Returns:
@@ -142,9 +144,8 @@ def export_probe(probe_run: Path, out: Path) -> int:
     Raises:
         RunError: The run has no checkpoint, or one of another configuration.
     """
-    run = open_run(probe_run)
-    method = TrainProbe(ProbeConfig.model_validate(run.read()["config"]["method"]))
-    step = load_trained(method, run)
+    with torch.no_grad():
+        step = load_trained(method, open_run(run))
     with replacing_folder(out) as folder:
         state = method.probe.state_dict()
         halves = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}

@@ -1,12 +1,14 @@
 """Training of the generator `heads`: regression on procedural heads whose latents are known.
 
 It is a distilled generator and no GAN: z goes through the generator and through the world's own renderer, and what rays
-see is compared. Nothing can collapse, and z ~ N(0, I) gives new heads.
+see is compared. Nothing can collapse, and z ~ N(0, I) gives new heads. Super-resolution learns from patches of
+neighbouring rays, and the generator with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -15,30 +17,35 @@ from annotated_types import Ge, Le
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from lrdiff.errors import RunError
 from lrdiff.rng import stream
-from lrdiff.triplane.config import RenderConfig, TriplaneConfig
+from lrdiff.triplane.config import RenderConfig, SuperresConfig, TriplaneConfig
 from lrdiff.triplane.generator import TriplaneGenerator
 from lrdiff.triplane.losses import psnr
 from lrdiff.triplane.personal import orbit as cameras
 from lrdiff.triplane.volume import march, stratified
-from lrdiff.world.heads import LATENT, heads
+from lrdiff.world.heads import LATENT, Heads, heads
 from lrdiff.world.heads_render import FOCAL, RADIUS, HeadView, look, orbit, places_of, rays_through
 from trainers.config import Settings
 from trainers.embedded.export import load_trained
 from trainers.method import Batch, Method, Metrics, ParamGroup
-from trainers.rundir import open_run
+from trainers.rundir import RunDir, open_run
 
 SMOOTH = 2
 """Rays on a side of each pixel of the pictures that are measured on."""
 HELD_OUT_SEED = 7
-FACE = ((-0.2, -0.27, 0.15), (0.2, 0.22, 0.35))
+BORDER = 3
+"""Rays at a patch's border that super-resolution sees and is not judged on, since it knows nothing beyond them."""
+SHELL = (-0.008, 0.022)
+"""Where colours count as the surface's, along the ray from it, in world units."""
+FACE = ((-0.17, -0.22, 0.15), (0.17, 0.2, 0.33))
 """Corners of the box around eyes, nose and mouth, in world units."""
 
 
 class HeadsConfig(Settings):
     """How the generator of heads is built and trained."""
 
-    w: PositiveInt = 96
+    w: PositiveInt = 128
     """Size of the mapped latent."""
 
     channels: tuple[PositiveInt, ...] = (128, 128, 96, 64, 32)
@@ -47,8 +54,11 @@ class HeadsConfig(Settings):
     features: PositiveInt = 16
     """Channels of each plane."""
 
-    hidden: PositiveInt = 48
+    hidden: PositiveInt = 64
     """Width of the decoder."""
+
+    colours: Annotated[int, Ge(3)] = 6
+    """What the decoder gives at a point: red, green, blue, and what only super-resolution sees."""
 
     side: PositiveInt = 64
     """Rendered side, in pixels."""
@@ -59,19 +69,22 @@ class HeadsConfig(Settings):
     fine: NonNegativeInt = 24
     """Depths of the second pass."""
 
-    batch: PositiveInt = 8
+    batch: PositiveInt = 12
     """Heads per step."""
 
-    rays: PositiveInt = 1024
+    rays: PositiveInt = 512
     """Rays per head and step, all of one camera, at random places of its picture."""
 
     face: Annotated[float, Ge(0.0), Le(1.0)] = 0.0
     """Share of the rays that aim at the face, where what tells people apart is small."""
 
+    eyes: Annotated[float, Ge(0.0), Le(1.0)] = 0.0
+    """Share of those that aim at the eyes."""
+
     around: PositiveInt = 6
     """Samples of a ray beside the known surface."""
 
-    between: Annotated[int, Ge(4)] = 8
+    between: Annotated[int, Ge(4)] = 6
     """Samples spread over the whole ray."""
 
     width: PositiveFloat = 0.08
@@ -89,29 +102,45 @@ class HeadsConfig(Settings):
     depth_weight: NonNegativeFloat = 1.0
     """Weight of the depth, where the head is."""
 
+    surface_weight: NonNegativeFloat = 1.0
+    """Weight of the colours at the surface itself. While densities are soft, a ray's colour is a mixture along it, and
+    small features, eyes above all, do not appear for thousands of steps."""
+
     matrix_lr: PositiveFloat = 12.0
     """Factor on the learning rate of weights, which take orthogonal steps; biases and the constant take AdamW's."""
 
-    start: Path | None = None
-    """Training whose weights are the start."""
+    superres: tuple[PositiveInt, PositiveInt] | None = None
+    """Channels of the two blocks that double the picture's side; None leaves them out."""
 
-    held_out: PositiveInt = 32
+    superres_weight: PositiveFloat = 1.0
+    """Weight of the error of enlarged patches."""
+
+    patch: Annotated[int, Ge(8)] = 24
+    """Side of the patch of neighbouring rays that super-resolution learns from, in rays."""
+
+    start: Path | None = None
+    """Training whose weights are the start. Super-resolution may be new."""
+
+    held_out: PositiveInt = 24
     """Unseen heads to measure on."""
 
     def generator(self) -> TriplaneConfig:
         """Return the generator's sizes. z is not normalised, because its length says how unusual a head is."""
         return TriplaneConfig(
             z=LATENT, w=self.w, c=0, mapping_gain=1.0, normalise=False, channels=self.channels,
-            features=self.features, hidden=self.hidden, colours=3, noise=False, radius=RADIUS, focal=FOCAL,
+            features=self.features, hidden=self.hidden, colours=self.colours, noise=False, radius=RADIUS, focal=FOCAL,
             render=RenderConfig(
-                coarse=self.coarse, fine=self.fine, near=2.0, far=3.4, box=1.3, white=True, density_scale=20.0,
+                coarse=self.coarse, fine=self.fine, near=2.0, far=3.4, box=1.15, white=True, density_scale=20.0,
                 side=self.side,
             ),
+            superres=SuperresConfig(self.side, self.superres, up=(False, True)) if self.superres else None,
         )  # fmt: skip
 
 
 class TrainHeads(Method[HeadsConfig]):
-    """|C - C*| + mask |O - O*| + depth |D - D*| over random rays, * being the world's renderer.
+    """|C - C*| + mask |O - O*| + depth |D - D*| + surface |c - C*| over rays, plus |S - S*| over enlarged patches.
+
+    C is what a ray sums up, c the colour at the surface, and * what the world's renderer says.
 
     The surface is known, so a ray takes few samples: some beside the surface, some anywhere. Outside training it takes
     two passes that know nothing.
@@ -122,12 +151,25 @@ class TrainHeads(Method[HeadsConfig]):
         self.generator = TriplaneGenerator(config.generator())
         rng = stream(HELD_OUT_SEED, "heads held out")
         self.unseen_z, self.unseen_angles = self._draw(config.held_out, rng)
-        self.unseen = orbit(
-            heads(self.unseen_z), self.unseen_angles[:, 0], self.unseen_angles[:, 1], config.side, SMOOTH
-        )
         if config.start is not None:
-            with torch.no_grad():
-                load_trained(self, open_run(config.start))
+            self._go_on_from(open_run(config.start))
+
+    def _go_on_from(self, run: RunDir) -> None:
+        """Take the weights of another training, which may have been without super-resolution."""
+        config = HeadsConfig.model_validate(run.read()["config"]["method"])
+        before = TrainHeads(config.model_copy(update={"start": None}))
+        with torch.no_grad():
+            load_trained(before, run)
+        lacking, other = self.generator.load_state_dict(before.generator.state_dict(), strict=False)
+        lacking = [name for name in lacking if not name.startswith("superresolution.")]
+        if lacking or other:
+            raise RunError(f"{run.path}: its generator is another one ({[*lacking, *other][0]}); give equal sizes")
+
+    @cached_property
+    def unseen(self) -> HeadView:
+        """Pictures of the unseen heads, at the rendered side."""
+        yaw, pitch = self.unseen_angles.T
+        return orbit(heads(self.unseen_z), yaw, pitch, self.config.side, SMOOTH)
 
     def _draw(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return latents [N, 24], and yaws and pitches [N, 2]."""
@@ -138,34 +180,100 @@ class TrainHeads(Method[HeadsConfig]):
     def batch(self, index: int, rng: torch.Generator) -> Batch:
         """Draw new heads, and let the world's renderer say what random rays see of them."""
         z, angles = self._draw(self.config.batch, rng)
+        person = heads(z)
         places = torch.rand(len(z), self.config.rays, 2, generator=rng) - 0.5
         aimed = round(self.config.face * self.config.rays)
         if aimed:
-            points = torch.rand(len(z), aimed, 3, generator=rng)
-            points = torch.tensor(FACE[0]).lerp(torch.tensor(FACE[1]), points)
+            points = self._aims(person, aimed, rng)
             places = torch.cat([places[:, aimed:], places_of(angles[:, 0], angles[:, 1], points)], 1)
+        patch = {}
+        if self.config.superres:
+            middle = places_of(angles[:, 0], angles[:, 1], self._aims(person, 1, rng))
+            raw, fine = self._patches(middle, rng)
+            places = torch.cat([places, raw], 1)
+            patch = {"patch": look(person, *rays_through(angles[:, 0], angles[:, 1], fine))[0]}
         origins, directions = rays_through(angles[:, 0], angles[:, 1], places)
-        colour, depth, _, hit = look(heads(z), origins, directions)
-        return {"z": z, "origins": origins, "directions": directions, "colour": colour, "depth": depth, "hit": hit}
+        colour, depth, _, hit = look(person, origins, directions)
+        known = {"origins": origins, "directions": directions, "colour": colour, "depth": depth, "hit": hit}
+        return {"z": z} | known | patch
+
+    def _patches(self, middle: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return places of all rays of a patch [B, P^2, 2], and anywhere in each pixel of twice the side [B, 4 P^2, 2].
+
+        Args:
+            middle: Where the patches should lie, [B, 1, 2]; they lie inside the picture.
+            rng: Of the places within a pixel.
+        """
+        size, side = self.config.patch, self.config.side
+        corner = ((middle + 0.5) * side - size / 2).round().clamp(0, side - size)
+
+        def grid(count: int, step: float) -> Tensor:
+            rows, columns = torch.meshgrid(torch.arange(count), torch.arange(count), indexing="ij")
+            return step * torch.stack([columns, rows], -1).reshape(1, -1, 2)
+
+        inside = torch.rand(len(middle), 4 * size * size, 2, generator=rng)
+        return (corner + grid(size, 1.0) + 0.5) / side - 0.5, (corner + grid(2 * size, 0.5) + 0.5 * inside) / side - 0.5
+
+    def _aims(self, person: Heads, count: int, rng: torch.Generator) -> Tensor:
+        """Return points [B, count, 3] in the box around the face, and about the eyes."""
+        points = torch.rand(len(person), count, 3, generator=rng)
+        points = torch.tensor(FACE[0]).lerp(torch.tensor(FACE[1]), points)
+        many = round(self.config.eyes * count)
+        if many:
+            side = torch.arange(many) % 2 * 2.0 - 1
+            eyes = torch.stack(
+                [
+                    person.eye_x * side,
+                    torch.full((len(person), many), 0.05),
+                    0.9 * person.skull[..., 2].expand(-1, many),
+                ],
+                -1,
+            )
+            spread = person.eye_r[..., None] * torch.randn(len(person), many, 3, generator=rng)
+            points = torch.cat([points[:, many:], eyes + spread], 1)
+        return points
 
     def forward(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Metrics]:
         """Return the loss and its parts, and the PSNR of the rays' colours."""
         own, hit = self.generator.config.render, batch["hit"]
-        planes = self.generator.planes(self.generator.mapping(batch["z"]))
+        ws = self.generator.mapping(batch["z"])
+        planes = self.generator.planes(ws)
         depths = self._depths(batch["depth"], hit, rng)
         samples = self.generator.along(planes, batch["origins"], batch["directions"], depths)
         seen = march(*samples, white=own.white, scale=own.density_scale)
         meant = batch["colour"] * 2 - 1
-        colour = (seen.colours - meant).abs().mean()
+        colour = (seen.colours[..., :3] - meant).abs().mean()
         mask = (seen.opacity - hit.float()).abs().mean()
         depth = ((seen.depth - batch["depth"]).abs() * hit).sum() / hit.sum().clamp_min(1)
+        surface = self._surface(planes, batch, rng)
         loss = colour + self.config.mask_weight * mask + self.config.depth_weight * depth
-        error = (seen.colours.detach().clamp(-1, 1) - meant).square().mean()
-        return loss, {
-            "psnr": -10 * torch.log10(error / 4),
-            "mask": mask.detach(),
-            "depth": depth.detach(),
-        }
+        loss = loss + self.config.surface_weight * surface
+        error = (seen.colours[..., :3].detach().clamp(-1, 1) - meant).square().mean()
+        metrics = {"psnr": -10 * torch.log10(error / 4), "mask": mask.detach(), "depth": depth.detach()}
+        metrics["surface"] = surface.detach()
+        if "patch" in batch:
+            finished = self._finished(seen.colours, ws, batch["patch"])
+            metrics["finished"] = finished.detach()
+            loss = loss + self.config.superres_weight * finished
+        return loss, metrics
+
+    def _surface(self, planes: Tensor, batch: Batch, rng: torch.Generator) -> Tensor:
+        """Return the mean absolute error of the colours at the surface, or just before or behind it."""
+        hit, depth = batch["hit"], batch["depth"][..., None]
+        low, high = SHELL
+        depth = depth + low + (high - low) * torch.rand(depth.shape, generator=rng).to(depth)
+        _, _, colours = self.generator.along(planes, batch["origins"], batch["directions"], depth)
+        apart = (2 * colours[..., 0, :3] - 2 * batch["colour"]).abs().mean(-1)
+        return (apart * hit).sum() / hit.sum().clamp_min(1)
+
+    def _finished(self, colours: Tensor, ws: Tensor, meant: Tensor) -> Tensor:
+        """Return the mean absolute error of the enlarged patches, [B, 4 P^2, 3] being meant, in [0, 1]."""
+        size = self.config.patch
+        features = colours[:, -size * size :].transpose(1, 2).reshape(len(ws), -1, size, size)
+        made = self.generator.superresolution.enlarge(features.float(), ws.float())
+        goal = (meant * 2 - 1).transpose(1, 2).reshape(len(ws), 3, 2 * size, 2 * size)
+        inner = slice(2 * BORDER, -2 * BORDER)
+        return (made - goal)[..., inner, inner].abs().mean()
 
     def _depths(self, surface: Tensor, hit: Tensor, rng: torch.Generator) -> Tensor:
         """Return the depths [B, N, D] of samples: beside the surface where there is one, and anywhere."""

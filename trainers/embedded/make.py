@@ -40,6 +40,8 @@ SEEDS = {
     "extractor": 5,
     "subjects": 0,
     "heads": 3,
+    "heads-probe-a": 31,
+    "heads-probe-b": 47,
 }
 """Seeds that made the shipped files."""
 
@@ -51,6 +53,8 @@ RECIPES: dict[str, str] = {
     "probe-b": "a second reader, which only measures",
     "extractor": "reads watermarks of 48 bits",
     "heads": "draws 3D heads from any side; what a personal head is trained on",
+    "heads-probe-a": "tells 3D heads apart; may take part in a loss",
+    "heads-probe-b": "a second one, which only measures",
     "subjects": "pictures of individuals that captions have no words for",
 }
 
@@ -111,6 +115,8 @@ def make(
         "toys": work.toys,
         "toys-dit": lambda folder: work.toys_dit(folder, toys),
         "heads": work.heads,
+        "heads-probe-a": lambda folder: work.head_probe(name, folder),
+        "heads-probe-b": lambda folder: work.head_probe(name, folder),
         "subjects": work.write_subjects,
         "extractor": lambda folder: work.extractor(folder, bits, photos, toys),
     }
@@ -237,7 +243,20 @@ class _Workshop:
         plan = self.budget.probes[name]
         config = ProbeConfig(scenes=self.scenes().path, subjects=self.subjects().path, **plan.method)
         seconds = self._train(name, TrainProbe, config, plan)
-        export_probe(self._run(name), out)
+        export_probe(TrainProbe(config), self._run(name), out)
+        return seconds
+
+    def head_probe(self, name: str, out: Path) -> float:
+        """Write an identity network of heads; return the seconds of training."""
+        from trainers.embedded.export import export_probe
+        from trainers.embedded.head_probes import HeadProbeConfig, TrainHeadProbe, write_people
+
+        plan, pictures = self.budget.head_probes[name], self.cache / f"people-{self.budget.people}.npy"
+        config = HeadProbeConfig(pictures=pictures, **plan.method)
+        if not pictures.is_file():
+            write_people(pictures, self.budget.people, config.views, DATA_SEED)
+        seconds = self._train(name, TrainHeadProbe, config, plan)
+        export_probe(TrainHeadProbe(config), self._run(name), out)
         return seconds
 
     def extractor(self, out: Path, bits: int, photos: Path | None, toys: Path) -> float:

@@ -23,15 +23,19 @@ class My3DGenSettings(Settings):
     space: Literal["w", "w+"] = "w"
     """One latent for all layers of the generator, or one for each."""
 
-    anchor_steps: PositiveInt = 300
+    anchor_steps: PositiveInt = 120
     """Steps of the search for anchors, for all photos at once."""
 
     anchor_lr: PositiveFloat = 0.05
     """Peak rate of the anchors' latents."""
 
-    anchor_side: PositiveInt | None = None
-    """Side in pixels at which anchors are searched, without super-resolution, which is quicker. None compares finished
-    pictures."""
+    anchor_side: PositiveInt | None = 32
+    """Side in pixels at which anchors are searched, without super-resolution; at most the generator's rendered side.
+    None compares finished pictures, which takes several times as long."""
+
+    patch: Annotated[int, Ge(8)] | None = 32
+    """Side in rendered pixels of the part of the photos that each step looks at, somewhere else every time. None, or
+    the whole side, looks at whole photos, which takes longer."""
 
     r: PositiveInt = 1
     """Rank parameter; a 3 x 3 convolution's change has rank 3 r in the published form."""
@@ -58,16 +62,22 @@ class My3DGenSettings(Settings):
     symmetry_every: PositiveInt = 4
     """Steps between two uses of the symmetry."""
 
+    symmetry_form: Literal["pixels", "identity"] = "pixels"
+    """What is compared: pixels where both sides can agree, or features of the shipped identity network of heads, as
+    published. The network knows the procedural heads that the shipped generator draws, and no photos of people."""
+
     symmetry_temperature: Annotated[float, Ge(1e-3), Le(100.0)] = 0.25
     """Differences between both sides well above it are left alone."""
 
     @model_validator(mode="after")
     def _every_setting_acts(self) -> Self:
         """Refuse settings of a symmetry that is off."""
-        names = ("symmetry_every", "symmetry_temperature")
+        names = ("symmetry_every", "symmetry_form", "symmetry_temperature")
         changed = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
         if changed and not self.symmetry:
             raise ValueError(f"symmetry=0 leaves {', '.join(changed)} without effect; leave out one or the other")
+        if self.symmetry_form == "identity" and "symmetry_temperature" in changed:
+            raise ValueError("symmetry_temperature has no effect on symmetry_form=identity; leave it out")
         low_rank = ("r", "alpha", "form", "styles", "extras")
         idle = [name for name in low_rank if getattr(self, name) != type(self).model_fields[name].default]
         if idle and self.full:
@@ -80,7 +90,7 @@ class My3DGenSettings(Settings):
 class My3DGenOptim(OptimConfig):
     """How long and how fast to train."""
 
-    steps: PositiveInt = 500
+    steps: PositiveInt = 300
     """Optimizer steps in all, counted from the very start, also after a resume."""
 
     lr: PositiveFloat = 2e-3

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from lrdiff.artifact import Artifact, Header
+from lrdiff.probe import load_probe
 from lrdiff.rng import derive
 from lrdiff.triplane.cameras import mirrored
+from lrdiff.triplane.generator import Window
 from lrdiff.triplane.inversion import Anchors, InversionConfig, invert
 from lrdiff.triplane.lora import LoraConfig, Personal
-from lrdiff.triplane.losses import pixel_symmetry, psnr, reconstruction
+from lrdiff.triplane.losses import identity_symmetry, pixel_symmetry, psnr, reconstruction
 from lrdiff.triplane.personal import ADAPTER, ANCHORS, CAMERAS, COMPONENT, orbit
 from lrdiff.triplane.store import fingerprint, load
 from trainers.data import epoch_indices
@@ -25,6 +27,8 @@ from trainers.my3dgen.photos import read_cameras, read_photos
 
 log = logging.getLogger(__name__)
 
+PROBE = "heads-probe-a"
+"""Takes part in a loss; heads-probe-b only measures."""
 WIDEST = 1.0
 """Widest yaw, in radians, at which both sides are compared."""
 HIGHEST = 0.25
@@ -38,8 +42,9 @@ class My3DGen(Method[My3DGenRun]):
     Stage 1 is done when the method is built: anchors (and cameras) of all photos, which then stay as they are. Stage 2
     is the training: the adapter learns to draw every photo from its anchor. Mapping and decoder are frozen.
 
-    Differs from the paper: a pyramid takes the place of LPIPS; the symmetry compares pixels where they can agree, not
-    identity features; all anchors are searched together, by pixels.
+    Differs from the paper: a pyramid takes the place of LPIPS; each step looks at a part of the photos; the symmetry
+    compares pixels where they can agree, unless identity features are asked for; all anchors are searched together, by
+    pixels.
     """
 
     def __init__(self, config: My3DGenRun, name: str, engine: Engine, anchors: Anchors | None = None) -> None:
@@ -73,16 +78,19 @@ class My3DGen(Method[My3DGenRun]):
         self.photos = photos
         lora = LoraConfig(settings.r, settings.alpha, settings.form, settings.styles, settings.extras, settings.full)
         self.personal = Personal(self.generator, lora)
+        compares_identity = settings.symmetry > 0 and settings.symmetry_form == "identity"
+        self.probe = load_probe(PROBE).to(engine.device) if compares_identity else None
 
     def _search(self, photos: Tensor, cameras: Tensor | None, refine: bool) -> Anchors:
         settings = self.config.method
+        side = settings.anchor_side and min(settings.anchor_side, self.generator.config.render.side)
         kind = "unknown" if cameras is None else "refine" if refine else "given"
         search = InversionConfig(
             steps=settings.anchor_steps,
             lr=settings.anchor_lr,
             extended=settings.space == "w+",
             cameras=kind,
-            side=settings.anchor_side,
+            side=side,
             seed=derive(self.config.seed, "anchors"),
         )
         return invert(self.generator, photos, cameras, search)
@@ -119,8 +127,9 @@ class My3DGen(Method[My3DGenRun]):
     def forward(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Metrics]:
         """Return the loss of a batch. Depths are jittered from `rng`, and so are the poses of the symmetry."""
         ws = batch["ws"].expand(-1, self.generator.config.latents, -1)
-        seen = self.generator.view(ws, batch["cameras"], rng=rng)
-        photos = batch["photos"]
+        window = self._window(rng)
+        seen = self.generator.view(ws, batch["cameras"], rng=rng, window=window)
+        photos = batch["photos"] if window is None else window.crop(batch["photos"], self.generator.config.render.side)
         loss = reconstruction(seen.image.float(), photos).mean()
         metrics = {"psnr": psnr(seen.image.detach().float(), photos).clamp(max=99.0).mean()}
         if self.generator.config.superres is not None:
@@ -128,17 +137,30 @@ class My3DGen(Method[My3DGenRun]):
             small = torch.nn.functional.interpolate(photos, side, mode="bilinear", antialias=True)
             loss = loss + reconstruction(seen.raw.float(), small).mean()
         if bool(batch["symmetric"]):
-            term = self._symmetry(ws, rng)
+            term = self._symmetry(ws, window, rng)
             metrics["symmetry"] = term.detach()
             loss = loss + self.config.method.symmetry * term
         return loss, metrics
 
-    def _symmetry(self, ws: Tensor, rng: torch.Generator) -> Tensor:
+    def _window(self, rng: torch.Generator) -> Window | None:
+        """Draw the part of the pictures that this step looks at."""
+        side, size = self.generator.config.render.side, self.config.method.patch
+        if size is None or size >= side:
+            return None
+        top, left = torch.randint(0, side - size + 1, (2,), generator=rng).tolist()
+        return Window(top, left, size)
+
+    def _symmetry(self, ws: Tensor, window: Window | None, rng: torch.Generator) -> Tensor:
         """Compare one random view of each head with the flipped view from the other side."""
         angles = (torch.rand(len(ws), 2, generator=rng) * 2 - 1) * torch.tensor([WIDEST, HIGHEST])
         camera = orbit(self.generator, angles).to(ws.device)
         planes = self.generator.planes(ws)
-        one, other = (self.generator.view(ws, c, planes=planes).image.float() for c in (camera, mirrored(camera)))
+        flipped = window.mirrored(self.generator.config.render.side) if window else None
+        if self.probe is not None:
+            pair = (self.generator.view(ws, c, planes=planes).image.float() for c in (camera, mirrored(camera)))
+            return identity_symmetry(self.probe.identity, *pair)
+        views = ((camera, window), (mirrored(camera), flipped))
+        one, other = (self.generator.view(ws, c, planes=planes, window=part).image.float() for c, part in views)
         return pixel_symmetry(one, other, self.config.method.symmetry_temperature)
 
     def param_groups(self) -> Iterable[ParamGroup]:

@@ -10,7 +10,8 @@ import torch
 from lrdiff.errors import ShapeError
 from lrdiff.triplane import TriplaneGenerator
 from lrdiff.triplane.cameras import frontal, look_at
-from lrdiff.triplane.config import TriplaneConfig
+from lrdiff.triplane.config import SuperresConfig, TriplaneConfig
+from lrdiff.triplane.generator import Window
 from tests.lrdiff.triplane.tiny import MINI, TINY, tiny
 
 
@@ -47,6 +48,25 @@ def test_chunks_and_shared_planes_change_nothing() -> None:
     parts = generator.view(ws, camera, planes=generator.planes(ws), chunk=5)
     torch.testing.assert_close(parts.image, whole.image)
     torch.testing.assert_close(parts.depth, whole.depth)
+
+
+def test_a_window_is_a_part_of_the_picture() -> None:
+    generator = tiny(config=dataclasses.replace(MINI, superres=SuperresConfig(32, (6, 6), up=(False, True))))
+    ws, camera = torch.randn(1, MINI.w), look_at(torch.tensor([0.3]), torch.zeros(1), MINI.radius, MINI.focal)
+    whole, window = generator.view(ws, camera), Window(4, 8, 20)
+    part = generator.view(ws, camera, window=window)
+    torch.testing.assert_close(part.raw, whole.raw[..., 4:24, 8:28], atol=1e-5, rtol=0)
+    torch.testing.assert_close(part.depth, whole.depth[..., 4:24, 8:28], atol=1e-5, rtol=0)
+    cut = window.crop(whole.image, 32)
+    assert part.image.shape == cut.shape == (1, 3, 40, 40)
+    inner = (..., slice(10, -10), slice(10, -10))
+    torch.testing.assert_close(part.image[inner], cut[inner], atol=1e-4, rtol=0)
+    flipped = window.mirrored(32).crop(whole.image.flip(3), 32)
+    assert torch.equal(flipped.flip(3), cut)
+    with pytest.raises(ShapeError, match="does not lie inside"):
+        generator.view(ws, camera, window=Window(20, 0, 20))
+    with pytest.raises(ShapeError, match="rendered side of 8"):
+        tiny().view(torch.randn(1, TINY.w), frontal(TINY), side=16, window=window)
 
 
 def test_every_parameter_takes_part_and_gradients_agree_with_differences() -> None:

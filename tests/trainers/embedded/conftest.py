@@ -32,7 +32,17 @@ TINY_EXTRACTOR = {
 }
 TINY_DIT = {"width": 16, "heads": 2, "layers": 1, "text_width": 16, "text_layers": 1}
 STAGES = ({"side": 8, "steps": 2, "batch_size": 3}, {"side": 16, "steps": 1, "batch_size": 2})
-TINY_HEADS = {"w": 32, "channels": (32, 32, 16), "features": 8, "hidden": 16, "side": 16, "held_out": 4, "rays": 64}
+TINY_HEADS = {
+    "w": 32,
+    "channels": (32, 32, 16),
+    "features": 8,
+    "hidden": 16,
+    "side": 16,
+    "held_out": 4,
+    "rays": 64,
+    "superres": (8, 8),
+    "patch": 10,
+}
 SCENES = 36
 
 
@@ -50,7 +60,12 @@ def micro_budget(scenes: int = SCENES) -> Budget:
         extractor=Training(TINY_EXTRACTOR, optim, every=2),
         dit=Training({**TINY_DIT, "stages": STAGES}, optim, every=2),
         dit_scenes={8: 0, 16: 10},
-        heads=(Training(TINY_HEADS, optim, every=2), Training({**TINY_HEADS, "face": 0.5}, optim, every=2)),
+        heads=(
+            Training({**TINY_HEADS, "superres": None}, optim, every=2),
+            Training({**TINY_HEADS, "face": 0.5}, optim, every=2),
+        ),
+        people=6,
+        head_probes={"heads-probe-b": Training({"widths": (4, 8), "people": 4}, optim, every=2)},
         unmarked=16,
         precision=PrecisionConfig(device="cpu"),
         shard=20,

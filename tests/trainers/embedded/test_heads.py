@@ -30,9 +30,10 @@ TINY = HeadsConfig.model_validate(TINY_HEADS)
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_the_shipped_sizes_fit_into_16_mb(budget: str) -> None:
     with torch.device("meta"):
-        generator = TriplaneGenerator(HeadsConfig(**BUDGETS[budget].heads[0].method).generator())
+        generator = TriplaneGenerator(HeadsConfig(**BUDGETS[budget].heads[1].method).generator())
     assert 4 * sum(tensor.numel() for tensor in generator.state_dict().values()) < 16e6
-    assert generator.config.side == 64
+    assert generator.config.side == 128
+    assert generator.config.render.side == 64
 
 
 def test_targets_are_what_the_world_shows() -> None:
@@ -57,6 +58,23 @@ def test_rays_that_aim_at_the_face_meet_it() -> None:
     assert float(torch.linalg.cross(points - origins, directions).norm(dim=-1).max()) < 1e-5, "rays meet their points"
 
 
+def test_patches_are_pixels_of_the_picture_and_of_one_of_twice_the_side() -> None:
+    trainer = TrainHeads(TINY)
+    middle = torch.tensor([[[0.0, 0.0]], [[0.9, -0.9]]])
+    raw, fine = trainer._patches(middle, stream(0, "patches"))
+    size, side = TINY.patch, TINY.side
+    pixels = (raw + 0.5) * side - 0.5
+    torch.testing.assert_close(pixels, pixels.round())
+    assert pixels[1].reshape(size, size, 2)[0, -1].tolist() == [side - 1, 0], "a patch stays inside the picture"
+    within = (fine + 0.5) * 2 * side
+    halves = within.floor().reshape(2, size, 2, size, 2, 2)
+    torch.testing.assert_close((halves / 2).floor(), pixels.reshape(2, size, 1, size, 1, 2).expand_as(halves))
+    person = heads(torch.randn(2, 24))
+    aims = TrainHeads(TINY.model_copy(update={"eyes": 1.0}))._aims(person, 400, stream(0, "aims"))
+    apart = (aims[..., 0].abs() - person.eye_x).abs() / person.eye_r
+    assert float(apart.mean()) < 1.2, "they aim at the eyes"
+
+
 def test_samples_of_a_ray_surround_the_known_surface() -> None:
     trainer = TrainHeads(TINY)
     surface, hit = torch.full((1, 2), 2.6), torch.tensor([[True, False]])
@@ -73,7 +91,7 @@ def test_it_learns_and_gradients_reach_every_parameter() -> None:
     loss, metrics = trainer(trainer.batch(0, stream(0, "batch", 0)), stream(0, "forward", 0))
     loss.backward()
     assert [name for name, p in trainer.named_parameters() if p.grad is None] == []
-    assert set(metrics) == {"psnr", "mask", "depth"}
+    assert set(metrics) == {"psnr", "mask", "depth", "surface", "finished"}
     trainer.zero_grad()
     before = trainer.evaluate(stream(0, "evaluate"))
     optim = OptimConfig(steps=40, lr=5e-3, warmup=3, beta2=0.99, clip=10.0)

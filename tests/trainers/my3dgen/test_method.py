@@ -97,10 +97,12 @@ def test_equal_settings_give_equal_runs_and_the_seed_changes_them(studio: Studio
         {"method__r": 2}, {"method__alpha": 4.0}, {"method__form": "plain"}, {"method__styles": False},
         {"method__extras": False}, {"method__full": True},
         {"method__space": "w+"}, {"method__anchor_steps": 5}, {"method__anchor_lr": 0.01},
-        {"method__anchor_side": 8},
-        {"method__symmetry": 0.5}, {"data__batch_size": 3}, {"optim__beta1": 0.5}, {"precision__dtype": "bf16"},
+        {"method__anchor_side": 8}, {"method__patch": 8},
+        {"method__symmetry": 0.5},
+        {"method__symmetry": 0.5, "method__symmetry_form": "identity"},
+        {"data__batch_size": 3}, {"optim__beta1": 0.5}, {"precision__dtype": "bf16"},
     ],
-    ids=lambda change: next(iter(change)),
+    ids=lambda change: list(change)[-1],
 )  # fmt: skip
 def test_every_setting_changes_the_result(studio: Studio, change: dict[str, Any], plain: dict[str, Any]) -> None:
     trainer, config, engine = studio.method(**change)

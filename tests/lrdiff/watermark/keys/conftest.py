@@ -31,13 +31,25 @@ def postgres() -> Iterator[str]:
     if given := os.environ.get(SERVER):
         yield given
         return
-    if not shutil.which("postgres") or not shutil.which("initdb"):
+    initdb, server = _program("initdb"), _program("postgres")
+    if not initdb or not server:
         pytest.skip("no PostgreSQL server is installed here, so the registry is tested on SQLite only")
-    yield from start_server()
+    yield from start_server(initdb, server)
 
 
-def start_server() -> Iterator[str]:
-    """Run a throw-away server that listens on a socket in its own folder."""
+def _program(name: str) -> str | None:
+    """Return where a program of the server is; Debian keeps them off the path."""
+    folders = [os.environ.get("PATH", ""), *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
+    return shutil.which(name, path=os.pathsep.join(folders))
+
+
+def start_server(initdb: str, postgres: str) -> Iterator[str]:
+    """Run a throw-away server that listens on a socket in its own folder.
+
+    Args:
+        initdb: The program that makes a database.
+        postgres: The server.
+    """
     folder = Path(tempfile.mkdtemp(prefix="lrdiff-pg-"))
     # PostgreSQL refuses to run as root.
     account = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
@@ -45,9 +57,9 @@ def start_server() -> Iterator[str]:
         shutil.chown(folder, "nobody")
     words = ["-U", "lrdiff", "-A", "trust", "-N", "--locale=C", "-E", "UTF8"]
     quiet = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run(["initdb", "-D", folder / "data", *words], check=True, **quiet, **account)  # pyright: ignore
+    subprocess.run([initdb, "-D", folder / "data", *words], check=True, **quiet, **account)  # pyright: ignore
     options = ["-k", str(folder), "-c", "listen_addresses=", "-c", "fsync=off"]
-    server = subprocess.Popen(["postgres", "-D", folder / "data", *options], **quiet, **account)  # pyright: ignore
+    server = subprocess.Popen([postgres, "-D", folder / "data", *options], **quiet, **account)  # pyright: ignore
     try:
         url = f"postgresql://lrdiff@/postgres?host={folder}"
         _wait(url, server)
