@@ -5,6 +5,7 @@ What is measured, on the same prompts and seeds for all:
     subject fidelity   mean identity cosine of the images to pictures of the subject that were never trained on
     prompt fidelity    share of images whose place the probe reads as the one the prompt asked for
     diversity          mean cosine distance of the probe's features between two images of one adapter
+    held-out loss      denoising loss on those pictures at fixed times and noise: the least noisy of all
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ from trainers.run import execute
 from trainers.rundir import RunDir, create, default_path
 
 PROBE = "probe-b"
+LEGEND = """
+subject    likeness to pictures that were never trained on: mean identity cosine, 1 is the same; +- over the runs
+prompt     share of images in the place that was asked for
+diversity  mean distance of two images of one adapter, 0 is the same image
+loss       denoising loss on the pictures that were never trained on
+"""
 SIDE = 128
 """Side at which the probe is given pictures."""
 
@@ -70,6 +77,7 @@ class Row:
     subject_fidelity: float
     prompt_fidelity: float
     diversity: float
+    held_out_loss: float
 
 
 def read_spec(text: str) -> Spec:
@@ -91,14 +99,14 @@ def read_spec(text: str) -> Spec:
     return Spec(text, method, changes)
 
 
-def configure(spec: Spec, model: str, images: Path, prompt: str, steps: int, seed: int) -> RunConfig[Any]:
-    """Return the run of an adapter on a folder of pictures. Raises `ConfigError` for settings it does not have."""
+def configure(spec: Spec, model: str, subject: Path, prompt: str, steps: int, seed: int) -> RunConfig[Any]:
+    """Return the run of an adapter on a subject's folder. Raises `ConfigError` for settings it does not have."""
     values: dict[str, Any] = {
         "model": model,
-        "data": {"images": str(images), "prompt": prompt},
+        "data": {"images": str(subject / "train"), "prompt": prompt, "validation": str(subject / "held-out")},
         "method": {},
         "optim": {"steps": steps},
-        "watch": {"checkpoint_every": 0, "evaluate_every": 0, "preview_every": 0},
+        "watch": {"checkpoint_every": 0, "evaluate_every": steps, "preview_every": 0},
         "seed": seed,
     }
     for name, value in spec.changes.items():
@@ -155,13 +163,17 @@ def compare(
         source = find_subject(subject)
         prompt = f"a photo of sks {json.loads((source / 'subject.json').read_text())['noun']}"
         plan += [
-            (spec, source, prompt, seed, configure(spec, model, source / "train", prompt, steps, seed))
+            (spec, source, prompt, seed, configure(spec, model, source, prompt, steps, seed))
             for spec in specs
             for seed in seeds
         ]
     folder = default_path(writable(out), "compare", "-".join(subjects)[:40])
     folder.mkdir(parents=True)
-    rows = []
+    shared = {
+        "steps": steps, "seeds": list(seeds), "subjects": list(subjects), "model": model, "probe": PROBE,
+        "images_per_run": places * count,
+    }  # fmt: skip
+    rows: list[Row] = []
     for spec, source, prompt, seed, config in plan:
         name = f"{spec.label}-{source.name}-{seed}".replace(":", "-").replace("=", "").replace(",", "-")
         run = create(folder / "runs" / name, spec.method, config.model_dump(mode="json"))
@@ -169,14 +181,21 @@ def compare(
             raise DataError(f"{run.path}: was stopped, so there is nothing to compare; begin again")
         images = _draw(run, model, prompt, seed, PLACES[:places], count, sampling_steps, folder / "images" / name)
         rows.append(_measure(spec, source, seed, run, images, PLACES[:places], count))
-    record = {
-        "steps": steps, "seeds": list(seeds), "subjects": list(subjects), "model": model, "probe": PROBE,
-        "images_per_run": places * count, "rows": [asdict(row) for row in rows],
-    }  # fmt: skip
+        # After every run: what was measured in hours outlives a run that fails.
+        _write(folder, rows, {**shared, "rows": [asdict(row) for row in rows]})
+    return folder
+
+
+def rows_of(folder: Path) -> list[Row]:
+    """Return what a comparison measured."""
+    return [Row(**row) for row in json.loads((folder / "comparison.json").read_text())["rows"]]
+
+
+def _write(folder: Path, rows: Sequence[Row], record: dict[str, Any]) -> None:
+    """Write record, table and plot of the runs so far."""
     write_json(folder / "comparison.json", record)
     write_bytes(folder / "comparison.txt", table(rows).encode())
     write_bytes(folder / "comparison.png", plot(rows))
-    return folder
 
 
 def _draw(
@@ -202,6 +221,7 @@ def _measure(
     held_out = _pictures(sorted((source / "held-out").glob("*.png")))
     probe = load_probe(PROBE)
     times = [row["seconds_per_step"] for row in run.metrics() if "seconds_per_step" in row]
+    losses = [row["loss_validation"] for row in run.metrics() if "loss_validation" in row]
     asked = torch.tensor([PLACES.index(place) for place in places]).repeat_interleave(count)
     with torch.no_grad():
         likeness = float((probe.identity(images) @ probe.identity(held_out).T).mean())
@@ -216,6 +236,7 @@ def _measure(
         subject_fidelity=likeness,
         prompt_fidelity=float((read == asked).float().mean()),
         diversity=diversity(probe, images),
+        held_out_loss=losses[-1],
     )
 
 
@@ -253,13 +274,13 @@ def table(rows: Sequence[Row]) -> str:
     width = max(12, *(len(entry["adapter"]) for entry in entries))
     lines = [
         f"{'adapter':<{width}} {'parameters':>10} {'file kB':>8} {'s/step':>7} {'subject':>8} {'+-':>6} "
-        f"{'prompt':>7} {'diversity':>9} {'runs':>5}"
+        f"{'prompt':>7} {'diversity':>9} {'loss':>7} {'runs':>5}"
     ]
     for e in entries:
         cost = f"{e['parameters']:>10,.0f} {e['file_bytes'] / 1e3:>8.1f} {e['seconds_per_step']:>7.3f}"
-        fidelity = f"{e['subject_fidelity']:>8.3f} {e['spread']:>6.3f} {e['prompt_fidelity']:>7.3f}"
-        lines.append(f"{e['adapter']:<{width}} {cost} {fidelity} {e['diversity']:>9.3f} {e['runs']:>5}")
-    return "\n".join(lines) + "\n"
+        found = f"{e['subject_fidelity']:>8.3f} {e['spread']:>6.3f} {e['prompt_fidelity']:>7.3f} {e['diversity']:>9.3f}"
+        lines.append(f"{e['adapter']:<{width}} {cost} {found} {e['held_out_loss']:>7.4f} {e['runs']:>5}")
+    return "\n".join(lines) + "\n" + LEGEND
 
 
 def plot(rows: Sequence[Row]) -> bytes:

@@ -6,6 +6,7 @@ walked through. What changes is asked for afterwards.
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 
 from starlette.datastructures import Headers
@@ -27,16 +28,38 @@ class FirstPage:
         """Stand before gradio's application, behind whatever decides who may see the page."""
         self.app = app
         self._kept: dict[Key, tuple[bytes, bytes]] = {}
+        self._turn = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with what is kept, or let the application answer and keep that."""
         key = _key(scope)
         if key is None:
             await self.app(scope, receive, send)
-        elif key in self._kept:
+            return
+        # Visitors who come at the same time wait for one answer. It is complete before anything is sent, so that
+        # nobody with a slow line keeps the others waiting.
+        async with self._turn:
+            messages = [] if key in self._kept else await self._ask(key, scope, receive)
+        if key in self._kept:
             await self._answer(key, scope)(scope, receive, send)
-        else:
-            await self.app(scope, receive, self._keeping(key, send))
+        for message in messages:
+            await send(message)
+
+    async def _ask(self, key: Key, scope: Scope, receive: Receive) -> list[Message]:
+        """Keep the application's answer, or return it where it is not the page."""
+        messages: list[Message] = []
+
+        async def collect(message: Message) -> None:
+            messages.append(message)
+
+        await self.app(scope, receive, collect)
+        if messages[0].get("status") != 200:
+            return messages
+        while len(self._kept) >= KEPT:
+            del self._kept[next(iter(self._kept))]
+        body = b"".join(message.get("body", b"") for message in messages)
+        self._kept[key] = body, gzip.compress(body, 6)
+        return []
 
     def _answer(self, key: Key, scope: Scope) -> Response:
         plain, packed = self._kept[key]
@@ -44,25 +67,6 @@ class FirstPage:
         if "gzip" in Headers(scope=scope).get("accept-encoding", ""):
             return HTMLResponse(packed, headers=headers | {"Content-Encoding": "gzip"})
         return HTMLResponse(plain, headers=headers)
-
-    def _keeping(self, key: Key, send: Send) -> Send:
-        """Return a `send` that also keeps a complete answer."""
-        status, parts = 0, list[bytes]()
-
-        async def kept(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            elif message["type"] == "http.response.body":
-                parts.append(message.get("body", b""))
-                if status == 200 and not message.get("more_body"):
-                    body = b"".join(parts)
-                    while len(self._kept) >= KEPT:
-                        del self._kept[next(iter(self._kept))]
-                    self._kept[key] = body, gzip.compress(body, 6)
-            await send(message)
-
-        return kept
 
 
 def _key(scope: Scope) -> Key | None:

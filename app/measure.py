@@ -16,8 +16,9 @@ def main(folder: Path) -> int:
 
     from lrdiff.rng import stream
     from trainers.engine import Engine
+    from trainers.preflight import needed_disk, preflight, time_step
     from trainers.registry import run_config_class
-    from trainers.run import build, needed_disk, preflight, time_step
+    from trainers.run import build
 
     begin = time.monotonic()
     order = json.loads(sys.stdin.read())

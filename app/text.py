@@ -244,6 +244,7 @@ LABELS = {
     "method.residual": "Form of the residual",
     "method.r": "Rank of the residual",
     "method.alpha": "Scale (alpha)",
+    "method.transform_lr": "Learning rate of the transform, factor",
     "method.init": "Start of the transform",
     "optim.steps": "Steps",
     "optim.lr": "Learning rate",

@@ -67,6 +67,10 @@ class Method(nn.Module, ABC, Generic[C]):
     def artifact(self) -> Artifact | None:
         """Return what the run leaves behind, or None when the method writes its own folder format."""
 
+    def describe(self) -> list[str]:
+        """Return the lines of the preflight that only the method knows: what is trained, on which layers, with what."""
+        return []
+
     def stepped(self, step: int) -> None:
         """Called after optimizer step number `step` (from 1), for moving averages and the like."""
 

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import signal
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 
 from lrdiff.artifact import Artifact, sha256, versions
-from lrdiff.errors import ArtifactError, ConfigError, LrdiffError, RunError
-from lrdiff.rng import derive, stream
+from lrdiff.errors import ArtifactError, ConfigError, LrdiffError, NonFiniteError, RunError
+from lrdiff.rng import derive
 from trainers import checkpoint, hooks, inputs, report
 from trainers.config import RunConfig, describe_errors
 from trainers.engine import Engine, launched_rank
-from trainers.loop import Hook, State, build_optimizer, checked_groups, fit
+from trainers.loop import Hook, State, fit
 from trainers.method import Method
+from trainers.preflight import preflight
 from trainers.registry import method_class, run_config_class
 from trainers.rundir import RunDir, is_alive, now, process_identity
 
@@ -96,69 +95,6 @@ def read_config(record: dict[str, Any]) -> RunConfig[Any]:
         raise RunError(f"run.json has no {error}; it was not written by lrdiff") from error
 
 
-def preflight(method: Method[Any], config: RunConfig[Any], engine: Engine, folder: Path) -> list[str]:
-    """Say what a run will do, on which layers and for how long, and refuse what cannot work.
-
-    The time is measured, not guessed: one forward and backward pass after a first one that warms up.
-
-    Raises:
-        RunError: The disk has too little room for the checkpoints.
-    """
-    need = needed_disk(method, config)
-    free = shutil.disk_usage(folder).free
-    if free < need:
-        raise RunError(f"{folder}: {free / 1e6:.0f} MB free, but the run needs {need / 1e6:.0f} MB; free some space")
-    seconds = time_step(method, config, engine)
-    describe = getattr(method, "describe", list)
-    optim = config.optim
-    if optim.warmup >= optim.steps:
-        reached = (optim.steps) / (optim.warmup + 1)
-        log.warning(
-            "warm-up of %d steps in a run of %d: lr only reaches %.0f %% of its peak; set optim.warmup lower",
-            optim.warmup,
-            optim.steps,
-            100 * reached,
-        )
-    # Known before hours of training: an optimizer whose package is absent is refused here.
-    build_optimizer(checked_groups(method), optim, engine)
-    total = config.optim.steps * config.optim.accumulate * seconds
-    return [
-        *describe(),
-        f"{config.optim.steps} steps at {seconds:.2f} s: about {_duration(total)} on {engine.describe()}, "
-        "previews and evaluation not counted",
-        f"memory: {engine.peak_memory() / 1e9:.2f} GB at the most so far, measured with one batch; the optimizer adds "
-        f"{2 * 4 * sum(p.numel() for g in method.param_groups() for p in g.params) / 1e6:.1f} MB",
-        f"disk: up to {need / 1e6:.0f} MB, {free / 1e9:.0f} GB free",
-    ]
-
-
-def needed_disk(method: Method[Any], config: RunConfig[Any]) -> int:
-    """Return the bytes that a run may come to need on disk."""
-    size = sum(p.numel() * p.element_size() for group in method.param_groups() for p in group.params)
-    # A checkpoint holds the parameters and AdamW's two moments; one more is on disk while it is being replaced.
-    return size * (3 * (config.watch.keep_checkpoints + 1) + 1) + 50_000_000
-
-
-def time_step(method: Method[Any], config: RunConfig[Any], engine: Engine) -> float:
-    """Time one micro-batch, forward and backward. Gradients are cleared; parameters do not change."""
-    method.train()
-    elapsed = 0.0
-    for _ in range(2):
-        begin = time.perf_counter()
-        torch.manual_seed(derive(config.seed, "preflight"))
-        batch = engine.move(method.batch(0, stream(config.seed, "batch", 0)))
-        with torch.autocast(engine.device.type, dtype=engine.dtype, enabled=engine.dtype != torch.float32):
-            loss, _ = method(batch, stream(config.seed, "preflight"))
-        loss.backward()
-        elapsed = time.perf_counter() - begin if float(loss.detach()) == float(loss.detach()) else float("nan")
-        method.zero_grad(set_to_none=True)
-    return elapsed
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
-
-
 def _train(run: RunDir, name: str, config: RunConfig[Any], asked: list[str], resume: bool) -> tuple[str, State]:
     engine = Engine(config.precision)
     try:
@@ -172,13 +108,22 @@ def _train(run: RunDir, name: str, config: RunConfig[Any], asked: list[str], res
             run.update(preflight=lines, parameters=sum(p.numel() for g in method.param_groups() for p in g.params))
         watchers = _hooks(run, config, engine, asked, method)
         restore = (lambda state: _restore(run, state, engine)) if resume else None
-        state = fit(method, config.optim, engine=engine, seed=config.seed, hooks=watchers, restore=restore)
+        try:
+            state = fit(method, config.optim, engine=engine, seed=config.seed, hooks=watchers, restore=restore)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{error}. {_on_disk(run)}") from error
         if engine.is_main:
             _save(run, method, state)
             run.update(peak_memory=engine.peak_memory())
     finally:
         engine.close()
     return ("finished" if state.step >= config.optim.steps or method.done() else "stopped"), state
+
+
+def _on_disk(run: RunDir) -> str:
+    """Say what is left of a run that cannot go on: the weights in memory end with it."""
+    steps = run.checkpoint_steps()
+    return f"On disk: the checkpoint of step {steps[-1]}" if steps else "No checkpoint was due yet"
 
 
 def _hooks(run: RunDir, config: RunConfig[Any], engine: Engine, asked: list[str], method: Method[Any]) -> list[Hook]:

@@ -196,8 +196,8 @@ def _dry_run(method: str, config: RunConfig[Any], out: Path | None) -> int:
     path = _target(method, config, out)
     _check_inputs(config)
     from trainers.engine import Engine
+    from trainers.preflight import preflight
     from trainers.run import build as build_method
-    from trainers.run import preflight
 
     with logging_to_stderr():
         engine = Engine(config.precision)

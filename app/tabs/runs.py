@@ -122,7 +122,7 @@ class RunsTab:
         # One after another: a button that is hidden while it is clicked loses what else the click was to do.
         self.yes.click(told(self._delete), self.picker, None, **QUIET).then(*hide, **QUIET).then(
             self.refresh, self.looked_at, self.outputs, **QUIET
-        ).then(self.trash.offer, None, self.trash.outputs, **QUIET)
+        ).then(self.trash.offer, None, self.trash.picker, **QUIET)
         self.trash.changed(self.refresh, self.looked_at, self.outputs)
         # The report is a page of its own, in a tab of its own; its address needs no answer of the server.
         self.report.click(None, self.picker, None, js=f"name => {{window.open('{report_url('')}' + name, '_blank')}}")

@@ -28,27 +28,26 @@ class TrashTab:
             with gr.Row():
                 self.yes = gr.Button(text.PURGE_YES, variant="stop", min_width=140)
                 self.no = gr.Button(text.DELETE_NO, min_width=140)
-        self.outputs = [self.picker]
-        fold.expand(self.offer, None, self.outputs, **QUIET)
+        fold.expand(self.offer, None, self.picker, **QUIET)
         self.purge.click(lambda name: gr.update(visible=bool(name)), self.picker, self.confirm, **QUIET)
         for button in (self.yes, self.no):
             button.click(lambda: gr.update(visible=False), None, self.confirm, **QUIET)
         self._restored = self.restore.click(told(self._restore), self.picker, None, **QUIET)
-        self._restored.then(self.offer, None, self.outputs, **QUIET)
-        self.yes.click(told(self._purge), self.picker, None, **QUIET).then(self.offer, None, self.outputs, **QUIET)
+        self._restored.then(self.offer, None, self.picker, **QUIET)
+        self.yes.click(told(self._purge), self.picker, None, **QUIET).then(self.offer, None, self.picker, **QUIET)
 
     def changed(self, act: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> None:
         """Call something after a run came back."""
         self._restored.then(act, inputs, outputs, **QUIET)
 
-    def offer(self) -> list[Any]:
-        """Return the updates of `outputs`."""
+    def offer(self) -> Any:
+        """Return the update of the list."""
         found = [
             (f"{item.name} · {item.deleted:%Y-%m-%d %H:%M} · {text.size(disk.usage(item.path).size)}", item.identity)
             for item in self.site.queue.trash()
         ]
         info = None if found else text.TRASH_EMPTY
-        return [gr.update(choices=found, value=found[0][1] if found else None, info=info)]
+        return gr.update(choices=found, value=found[0][1] if found else None, info=info)
 
     def _restore(self, identity: str | None) -> None:
         if identity:

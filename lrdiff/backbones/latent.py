@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, ClassVar, Self, cast
 
 import diffusers
@@ -281,7 +282,7 @@ class LatentBackbone:
                 self.truncated[prompt] = lost
                 log.warning(
                     "%s reads %d tokens of a prompt; this prompt has %d and its end is ignored: %r",
-                    self.name, limit - 2, len(ids) - 2, lost,
+                    self.name, limit - 2, len(ids) - 2, shorten(lost, 80, placeholder=" ..."),
                 )  # fmt: skip
         return tokens.to(self.device)
 

@@ -42,7 +42,8 @@ class Distortions(nn.Module):
             strength: In [0, 1], for a slow start: scales how often every distortion comes and how far it goes.
 
         Returns:
-            Images [B, 3, H', W'] in [-1, 1].
+            Images [B, 3, H', W'] in [-1, 1]; float32 also under autocast, where half of the numbers would be too coarse
+            for the places that a turned picture is read from.
 
         Raises:
             ShapeError: The images have other axes, or `strength` is out of its range.
@@ -54,11 +55,12 @@ class Distortions(nn.Module):
         draw = _Draw(rng, strength, len(images), images.device)
         if strength == 0.0 or draw.batch(self.config.clean / strength):
             return images
-        pixels = (images + 1.0) / 2.0
-        pixels = self._geometry(pixels, draw)
-        pixels = self._colours(pixels, draw)
-        pixels = self._damage(pixels, draw)
-        return 2.0 * pixels.clamp(0.0, 1.0) - 1.0
+        with torch.autocast(images.device.type, enabled=False):
+            pixels = (images.float() + 1.0) / 2.0
+            pixels = self._geometry(pixels, draw)
+            pixels = self._colours(pixels, draw)
+            pixels = self._damage(pixels, draw)
+            return 2.0 * pixels.clamp(0.0, 1.0) - 1.0
 
     def _geometry(self, x: Tensor, draw: _Draw) -> Tensor:
         c = self.config

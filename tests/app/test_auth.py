@@ -81,9 +81,10 @@ def test_a_visitor_logs_in_and_out(visitor: httpx.Client) -> None:
     right = visitor.post("/login", data={"name": "anna", "password": PASSWORD})
     assert right.status_code == 303
     assert {"HttpOnly", "SameSite=strict"} <= set(right.headers["set-cookie"].split("; "))
-    assert visitor.get("/config").status_code == 200
+    assert [visitor.get(path).status_code for path in ("/config", "/", "/")] == [200] * 3
     kept = dict(visitor.cookies)
     assert visitor.post("/logout").headers["location"] == "/login"
+    assert visitor.get("/").headers["location"] == "/login", "what is kept of the page is for those who are logged in"
     assert visitor.get("/config", cookies=kept).status_code == 401
 
 

@@ -207,6 +207,11 @@ def test_a_run_is_stopped_resumed_and_deleted(
     page.locator("#delete-yes").click()
     expect(page.locator(".run.empty")).to_be_visible()
     assert [item.name for item in site.queue.trash()] == [run.path.name]
+    page.locator("#trash .label-wrap").click()
+    expect(page.locator("#trashed input")).to_have_value(re.compile(f"^{run.path.name} · "))
+    page.get_by_role("button", name=text.RESTORE).click()
+    expect(badge).to_have_text(text.STATES["stopped"], timeout=SLOW)
+    assert site.queue.trash() == []
 
 
 def test_a_visitor_logs_in_and_out(site: Site, tmp_path: Path) -> None:

@@ -127,6 +127,25 @@ def test_a_foreign_name_for_this_machine_is_refused(server: Server, name: str) -
     assert httpx.get(server.url, headers={"Host": f"localhost:{port}"}, trust_env=False).status_code == 200
 
 
+def test_the_page_is_kept_for_every_name_it_is_called_by(server: Server) -> None:
+    def get(**headers: str) -> httpx.Response:
+        return httpx.get(server.url, headers=headers, trust_env=False)
+
+    port = server.url.rstrip("/").rpartition(":")[2]
+    first, again = get(**{"Accept-Encoding": "identity"}), get(**{"Accept-Encoding": "identity"})
+    assert first.content == again.content
+    assert "Accept-Encoding" in again.headers["vary"], "the second answer is the kept one"
+    packed = get(**{"Accept-Encoding": "gzip"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.content == first.content
+    assert int(packed.headers["content-length"]) < len(first.content) / 4
+    named = get(Host=f"localhost:{port}")
+    assert f"http://localhost:{port}" in named.text
+    assert f"http://localhost:{port}" not in first.text
+    assert "https://127.0.0.1" in get(**{"X-Forwarded-Proto": "https"}).text
+    assert "https://127.0.0.1" not in get().text
+
+
 def test_folders_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     site = Site(Queue(tmp_path / "runs"), tmp_path / "file" / "outputs")

@@ -168,7 +168,7 @@ def generate(url: str, number: int, end: float, load: Load, wish: dict[str, Any]
     from gradio_client import Client
 
     try:
-        client = Client(url, verbose=False, download_files=False)
+        client = Client(url, verbose=False, download_files=False, httpx_kwargs={"timeout": LIMIT})
     except httpx.HTTPError as error:
         load.errors.append(f"no generation, since the page did not answer: {error!r}")
         return

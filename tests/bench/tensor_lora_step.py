@@ -1,7 +1,8 @@
 """`python -m tests.bench.tensor_lora_step`: a step of tensor-lora at the paper's ranks against one of peft LoRA r = 4.
 
 On a GPU: the whole UNets of SD 1.5 and SDXL, built from their public configurations with random weights, in bfloat16.
-On a CPU: single attention layers in their shapes, and a whole UNet of the size of the shipped `toys`.
+On a CPU: single attention layers in their shapes, and a whole UNet of the size of the shipped `toys`. `--full-size`
+takes the whole UNet of SD 1.5 on a CPU too, at 256 px in bfloat16, one adapter after the other: 3 GB and minutes.
 
 Adapters take turns, step by step, so that whatever else the machine does hits all of them. Before anything is timed,
 each must leave the output as it is, and its gradients must agree with those of the materialised weight.
@@ -15,7 +16,7 @@ import statistics
 import sys
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -138,6 +139,7 @@ CPU_CASES = [
     attention("SDXL", 640, 1024, 10),
     attention("SDXL", 1280, 1024, 20),
 ]
+FULL_SIZE_CASES = [unet("SD 1.5 at 256 px", SD15 | {"sample_size": 32}, 1, 77)]
 GPU_CASES = [unet("SD 1.5", SD15, 4, 77), unet("SDXL", SDXL, 1, 77), unet("SDXL", SDXL, 4, 77, checkpointing=True)]
 
 
@@ -170,11 +172,10 @@ class PeakOfLiveTensors(TorchDispatchMode):
         self.live -= size
 
 
-def prepare(case: Case, variant: str, device: torch.device) -> Subject:
+def prepare(case: Case, variant: str, device: torch.device, dtype: torch.dtype) -> Subject:
     """Build, adapt, and check that the fresh adapter changes nothing. Raises `AssertionError` if it does."""
     torch.manual_seed(0)
-    cuda = device.type == "cuda"
-    dtype = torch.bfloat16 if cuda else torch.float32
+    half = dtype != torch.float32
     with device:
         model = case.build()
     model = model.to(dtype) if dtype != torch.float32 else model
@@ -182,14 +183,14 @@ def prepare(case: Case, variant: str, device: torch.device) -> Subject:
     inputs = case.feed(device, dtype)
 
     def forward() -> Tensor:
-        with torch.autocast(device.type, dtype=dtype) if cuda else nullcontext():
+        with torch.autocast(device.type, dtype=dtype) if half else nullcontext():
             out = model(*inputs)
         return out if isinstance(out, Tensor) else out.sample
 
     with torch.no_grad():
         before = forward()
         inject(model, VARIANTS[variant](), "bench")
-        torch.testing.assert_close(forward(), before, rtol=1e-3, atol=1e-4 if not cuda else 1e-2)
+        torch.testing.assert_close(forward(), before, rtol=1e-3, atol=1e-2 if half else 1e-4)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.data = parameter.data.float()
@@ -221,24 +222,26 @@ def check_gradients() -> None:
         torch.autograd.gradcheck(layer.double(), x[:2].double().requires_grad_(), fast_mode=True)
 
 
-def measure(case: Case, device: torch.device, repeats: int) -> dict[str, Subject]:
-    """Time all adapters in turns, then take each one's peak memory. On a GPU only one model is loaded at a time."""
-    cuda = device.type == "cuda"
+def measure(
+    case: Case, variants: Sequence[str], device: torch.device, repeats: int, dtype: torch.dtype, alone: bool
+) -> dict[str, Subject]:
+    """Time all adapters in turns, then take each one's peak memory. With `alone` one model is loaded at a time."""
     subjects: dict[str, Subject] = {}
-    rounds = [[name] for name in VARIANTS] if cuda else [list(VARIANTS)]
-    for names in rounds:
-        subjects.update({name: prepare(case, name, device) for name in names})
-        for repeat in range(repeats + 2):
+    for names in [[name] for name in variants] if alone else [variants]:
+        subjects.update({name: prepare(case, name, device, dtype) for name in names})
+        warm = 1 if alone and device.type == "cpu" else 2
+        for repeat in range(repeats + warm):
             for name in names:
-                timed(subjects[name], device, keep=repeat >= 2)
+                timed(subjects[name], device, keep=repeat >= warm)
         for name in names:
             subjects[name].peak = peak(subjects[name], device)
-        if cuda:
+        if alone:
             for name in names:
                 subjects[name].model = nn.Identity()
                 subjects[name].step = _done
             gc.collect()
-            torch.cuda.empty_cache()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
     return subjects
 
 
@@ -276,15 +279,19 @@ def main(arguments: list[str]) -> None:
     """Check, measure every case, print a line per adapter, and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--full-size", action="store_true", help="SD 1.5 as a whole on a CPU too")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--note", default="", help="what else ran on the machine, for the result file")
     options = parser.parse_args(arguments)
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
+    dtype = torch.bfloat16 if cuda or options.full_size else torch.float32
+    cases = GPU_CASES if cuda else FULL_SIZE_CASES if options.full_size else CPU_CASES
     check_gradients()
     rows: list[list[Any]] = []
     details: dict[str, Any] = {}
-    for case in GPU_CASES if cuda else CPU_CASES:
-        found = measure(case, device, options.repeats)
+    for case in cases:
+        found = measure(case, options.variants, device, options.repeats, dtype, cuda or options.full_size)
         base = found[REFERENCE]
         for name, subject in found.items():
             clock = subject.wall if cuda else subject.processor
@@ -296,14 +303,15 @@ def main(arguments: list[str]) -> None:
             name: {"wall_s": sorted(subject.wall), "processor_s": sorted(subject.processor)}
             for name, subject in found.items()
         }
+    full_size = options.full_size and not cuda
+    turns = "one adapter after the other" if full_size else "adapters taking turns"
     where = "" if cuda else " Seconds of processor time on one thread. On a GPU: not measured."
     write(
-        "tensor_lora_step",
-        f"python -m tests.bench.tensor_lora_step --repeats {options.repeats}",
+        "tensor_lora_full_size" if full_size else "tensor_lora_step",
+        f"python -m tests.bench.tensor_lora_step{' --full-size' if full_size else ''} --repeats {options.repeats}",
         ["model", "adapter", "parameters", "seconds a step", "x LoRA", "peak MB", "x LoRA"],
         rows,
-        note=f"Medians of {options.repeats} training steps, adapters taking turns; peak of one step."
-        f"{where}{' ' + options.note if options.note else ''}",
+        note=f"Medians of {options.repeats} training steps, {turns}; peak of one step.{where} {options.note}".strip(),
         details=details,
     )
 

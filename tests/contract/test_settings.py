@@ -98,6 +98,7 @@ OWN: dict[str, dict[str, tuple[Any, str]]] = {
         "method.residual": ("lora", "shapes"),
         "method.r": (2, "shapes"),
         "method.alpha": (4.0, "weights"),
+        "method.transform_lr": (0.1, "weights"),
         "method.init": ("paper", "weights"),
     },
     "lora": DENOISE

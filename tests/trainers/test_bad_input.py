@@ -19,7 +19,7 @@ from trainers import checkpoint
 from trainers.__main__ import main
 from trainers.buckets import best_bucket, bucket_sizes, share_cropped
 from trainers.data import find_samples, fingerprint
-from trainers.denoise.method import Denoise
+from trainers.denoise.method import Denoise, measured_images
 from trainers.registry import run_config_class
 from trainers.rundir import RunDir, create
 
@@ -33,6 +33,24 @@ def test_five_thousand_images(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
     samples = find_samples(tmp_path, "x")
     assert [sample.caption for sample in samples] == [f"picture {n}" for n in range(5000)]
+
+
+def test_of_thousands_of_images_some_are_measured(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measuring all 5,000 took minutes each time, before the first step too."""
+    assert measured_images(5000) == sorted(set(measured_images(5000)))
+    assert (len(measured_images(5000)), measured_images(5000)[-1]) == (32, 4843)
+    assert measured_images(3) == [0, 1, 2]
+    save_pictures(tmp_path, 4)
+    (tmp_path / "some.txt").write_text("0.png\n2.png\n")
+    all_of_two, _, _ = trainer(tiny_model, tmp_path / "some.txt")
+    monkeypatch.setattr("trainers.denoise.method.EVALUATION_IMAGES", 2)
+    two_of_all, _, _ = trainer(tiny_model, tmp_path)
+    with torch.no_grad():
+        losses = [method.evaluate(torch.Generator().manual_seed(0)) for method in (all_of_two, two_of_all)]
+    assert losses[0] == losses[1]
+    assert "losses are measured on 2 of them" in two_of_all.describe()
 
 
 def test_a_panorama_is_told_how_much_of_it_is_lost(

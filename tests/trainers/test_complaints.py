@@ -1,12 +1,13 @@
 """What people complain about in other trainers, each with the test that keeps it from happening here.
 
-Settings that are ignored in silence are walked one by one in tests/contract/test_settings.py.
+The whole list, with the tests that stand elsewhere, is in trainers/README.md.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,14 @@ from trainers.denoise.method import Denoise
 from trainers.registry import run_config_class
 from trainers.run import execute
 from trainers.rundir import create
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_complaint_of_the_readme_has_its_test() -> None:
+    named = re.findall(r"`(tests/\S+\.py)::(test_\w+)`", (ROOT / "trainers" / "README.md").read_text())
+    assert len(named) > 30
+    assert [(file, name) for file, name in named if f"\ndef {name}(" not in (ROOT / file).read_text()] == []
 
 
 def test_images_silently_dropped(tmp_path: Path) -> None:

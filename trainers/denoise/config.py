@@ -88,6 +88,9 @@ class TensorLoraSettings(DenoiseSettings):
     alpha: PositiveFloat = 1.0
     """Scale of the residual: s = alpha / sqrt(r)."""
 
+    transform_lr: PositiveFloat = 1.0
+    """Learning rate of the transform, as a factor on optim.lr, which is the residual's."""
+
     init: Literal["broken-symmetry", "paper"] = "broken-symmetry"
     """Start of the transform. Both are the exact identity; with the paper's all ring slices stay equal for ever.
     Also decides the spread of a ring residual."""
@@ -97,7 +100,7 @@ class TensorLoraSettings(DenoiseSettings):
         """Refuse settings of a part that is switched off. `TensorLoraConfig` does too, but only once torch is there."""
         off: dict[str, tuple[str, ...]] = {
             "residual='none'": ("r", "alpha") if self.residual == "none" else (),
-            "transform_rank=0": ("init",) if self.transform_rank == 0 and self.residual == "lora" else (),
+            "transform_rank=0": self._of_the_transform() if self.transform_rank == 0 else (),
         }
         for switch, names in off.items():
             changed = [n for n in names if getattr(self, n) != type(self).model_fields[n].default]
@@ -106,6 +109,10 @@ class TensorLoraSettings(DenoiseSettings):
         if self.residual == "none" and self.transform_rank == 0:
             raise ValueError("transform_rank=0 with residual='none' leaves nothing to train; switch one of them on")
         return self
+
+    def _of_the_transform(self) -> tuple[str, ...]:
+        """Return the settings that act on the transform alone; `init` also decides the spread of a ring residual."""
+        return ("transform_lr",) if self.residual == "ring" else ("transform_lr", "init")
 
     def peft(self, layers: list[str]) -> Any:
         """Return the peft configuration for these layer names."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from textwrap import shorten
 from typing import Any, cast
 
 import torch
@@ -33,6 +34,10 @@ ADAPTER = "default"
 TRANSFORM = ".tensor_lora_transform."  # in the names of a tensor-lora transform's parameters
 EVALUATION_LEVELS = 8
 """Timesteps at which the fixed evaluation measures, evenly spread over the schedule."""
+EVALUATION_IMAGES = 32
+"""Images of a folder on which it measures, evenly spread over them: on thousands it would take longer than training."""
+LONGEST_SHOWN = 80
+"""Letters of a caption that the preflight shows."""
 
 
 class Denoise(Method[RunConfig[DenoiseSettings]]):
@@ -109,9 +114,12 @@ class Denoise(Method[RunConfig[DenoiseSettings]]):
 
     def _describe_pictures(self) -> list[str]:
         captions = sorted({sample.caption for sample in self.samples})
-        shown = "; ".join(repr(text) for text in captions[:3]) + (" ..." if len(captions) > 3 else "")
+        shown = "; ".join(repr(shorten(text, LONGEST_SHOWN, placeholder=" ...")) for text in captions[:3])
+        shown += " ..." if len(captions) > 3 else ""
         settings = self.config.method
         extra = [f"{len(self.prior)} images of {settings.prior_prompt!r} are preserved"] if self.prior else []
+        largest = max(len(self.samples), len(self.held_out))
+        extra += [f"losses are measured on {EVALUATION_IMAGES} of them"] if largest > EVALUATION_IMAGES else []
         extra += ["activations are computed again in the backward pass"] if settings.checkpointing else []
         extra += [f"the denoiser is compiled: {settings.compile}"] if settings.compile != "off" else []
         return [
@@ -192,7 +200,8 @@ class Denoise(Method[RunConfig[DenoiseSettings]]):
         named = [(name, p) for name, p in self.denoiser.named_parameters() if p.requires_grad]
         transform = [p for name, p in named if TRANSFORM in name]
         residual = [p for name, p in named if TRANSFORM not in name]
-        return [ParamGroup("transform", transform, decay=False), ParamGroup("residual", residual)]
+        pace = getattr(self.config.method, "transform_lr", 1.0)
+        return [ParamGroup("transform", transform, lr_scale=pace, decay=False), ParamGroup("residual", residual)]
 
     def artifact(self) -> Artifact:
         """Return the adapter's tensors with everything needed to use them."""
@@ -247,15 +256,15 @@ class Denoise(Method[RunConfig[DenoiseSettings]]):
 
     def _fixed_loss(self, latents: Latents, samples: Sequence[Sample], rng: torch.Generator) -> float:
         levels = torch.linspace(0, self.backbone.schedule.steps - 1, EVALUATION_LEVELS + 2)[1:-1].round().long()
-        total = 0.0
-        for number, sample in enumerate(samples):
+        total, measured = 0.0, measured_images(len(samples))
+        for number in measured:
             clean = latents.moments[number][0].to(self.backbone.device)
             clean = clean.expand(len(levels), *clean.shape)
             noise = torch.randn(clean.shape, generator=rng).to(clean)
-            chosen = self._gather(latents, [number] * len(levels), [sample.caption] * len(levels))
+            chosen = self._gather(latents, [number] * len(levels), [samples[number].caption] * len(levels))
             with self._autocast():
                 total += float(self._losses(clean, noise, levels, self._to_device(chosen["cond"])).mean())
-        return total / len(samples)
+        return total / len(measured)
 
     def preview(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Draw every preview prompt at fixed seeds."""
@@ -287,3 +296,9 @@ class Denoise(Method[RunConfig[DenoiseSettings]]):
     def _autocast(self) -> Any:
         dtype = self.backbone.dtype
         return torch.autocast(self.backbone.device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def measured_images(count: int) -> list[int]:
+    """Return which of `count` images the fixed evaluation measures: all of a few, of many some, evenly spread."""
+    chosen = min(count, EVALUATION_IMAGES)
+    return [number * count // chosen for number in range(chosen)]

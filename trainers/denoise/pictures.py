@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 AT_ONCE = 8
 """Pictures that are encoded together."""
+TOLD = 500
+"""After as many pictures the log says how far the encoding is."""
 MUCH = 0.35
 """A crop that cuts off a larger share of a picture is told."""
 
@@ -74,6 +76,8 @@ def encode(backbone: Backbone, samples: Sequence[Sample], *, flip: bool, buckets
             crops.append(backbone.size_condition((image.height, image.width), _corner(image, size)))
             if not mirrored:
                 _remark(sample, image, size)
+            if len(crops) % TOLD == 0:
+                log.info("%d pictures of %s are read and encoded", len(crops), sample.path.parent)
         if problems:
             raise DataError("\n".join(problems))
     return Latents(moments + _encode(backbone, waiting), crops)

@@ -42,8 +42,9 @@ def test_adapters_are_trained_and_measured_alike(lrdiff: Lrdiff, tiny: Path, tmp
         assert row["parameters"] > 0
         assert -1 <= row["subject_fidelity"] <= 1
         assert row["prompt_fidelity"] in (0.0, 0.5, 1.0)
+        assert row["held_out_loss"] > 0
     assert out == (folder / "comparison.txt").read_text()
-    assert len(out.splitlines()) == 3
+    assert len(out.partition("\n\n")[0].splitlines()) == 3
     with Image.open(folder / "comparison.png") as picture:
         assert picture.width > 600
     runs = sorted(path.name for path in (folder / "runs").iterdir())
@@ -51,7 +52,7 @@ def test_adapters_are_trained_and_measured_alike(lrdiff: Lrdiff, tiny: Path, tmp
 
 
 def row(adapter: str, fidelity: float, seed: int = 0) -> Row:
-    return Row(adapter, "mug", seed, 100, 2000, 0.5, fidelity, 0.75, 0.2)
+    return Row(adapter, "mug", seed, 100, 2000, 0.5, fidelity, 0.75, 0.2, 0.4)
 
 
 def test_table_and_plot_are_of_means_over_the_runs() -> None:
@@ -61,7 +62,18 @@ def test_table_and_plot_are_of_means_over_the_runs() -> None:
     assert second["subject_fidelity"] == pytest.approx(0.3)
     assert second["spread"] == pytest.approx(0.1414, abs=1e-4)
     assert (first["runs"], second["runs"]) == (1, 2)
-    assert table(rows).splitlines()[2].split() == ["a", "100", "2.0", "0.500", "0.300", "0.141", "0.750", "0.200", "2"]
+    assert table(rows).splitlines()[2].split() == [
+        "a",
+        "100",
+        "2.0",
+        "0.500",
+        "0.300",
+        "0.141",
+        "0.750",
+        "0.200",
+        "0.4000",
+        "2",
+    ]
     assert plot(rows).startswith(b"\x89PNG")
 
 
@@ -75,7 +87,7 @@ def test_diversity_of_equal_images_is_none() -> None:
 
 def test_settings_of_adapters_reach_their_runs() -> None:
     spec = read_spec("oft:block_size=8,optim.lr=0.001")
-    config = configure(spec, "toys", Path("photos"), "a photo of sks mug", 7, 3)
+    config = configure(spec, "toys", Path("mug"), "a photo of sks mug", 7, 3)
     assert (config.method.block_size, config.optim.lr, config.optim.steps, config.seed) == (8, 0.001, 7, 3)
 
 
