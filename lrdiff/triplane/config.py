@@ -18,6 +18,8 @@ class SuperresConfig:
         up: Whether each block doubles the side.
         top_filter: Whether the state dict has one more filter at its top (every published variant except 8XDC).
         clamp: Bound on every convolution's output, which keeps half precision finite.
+        border: Pixels by which features are continued beyond their edges first, and the result is cut, so that no frame
+            is seen; 0 in the publication, which pads with zeros.
     """
 
     input: int
@@ -25,6 +27,7 @@ class SuperresConfig:
     up: tuple[bool, bool] = (True, True)
     top_filter: bool = False
     clamp: float = 256.0
+    border: int = 0
 
     @property
     def sides(self) -> tuple[int, int]:

@@ -151,8 +151,11 @@ class Superresolution(nn.Module):
 
     def enlarge(self, features: Tensor, ws: Tensor, half: bool = False) -> Tensor:
         """Map features [B, F, H, W] of a picture, or of a part of one, to [B, 3, H', W'], without a resize first."""
+        border, width = self.config.border, features.shape[-1]
+        features = torch.nn.functional.pad(features, (border,) * 4, mode="replicate")
         x, picture = features.half() if half else features, features[:, :3]
         last = ws[:, -1:].expand(-1, 3, -1)
         for number in range(2):
             x, picture = self.get_submodule(f"block{number}")(x, picture, last, "none")
-        return picture
+        cut = border * picture.shape[-1] // (width + 2 * border)
+        return picture[..., cut : picture.shape[-2] - cut, cut : picture.shape[-1] - cut]

@@ -345,6 +345,7 @@ def full(world: World, method: str) -> Any:
         changes = {n: v for n, v in changes.items() if n not in ("method__k", "method__early_stop", "method__guidance")}
         changes["method__mode"] = "lv"
     changes.pop("method__full", None)  # leaves the low-rank settings without effect, so it is refused beside them
+    changes.pop("method__symmetry_form", None)  # leaves the temperature without effect
     if "data.validation" not in run_config_class(method).unread:
         changes["data__validation"] = str(world.other_images)
     changes["watch__preview_every"] = 2  # prompts of previews that are off would be refused

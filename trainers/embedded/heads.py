@@ -133,7 +133,7 @@ class HeadsConfig(Settings):
                 coarse=self.coarse, fine=self.fine, near=2.0, far=3.4, box=1.15, white=True, density_scale=20.0,
                 side=self.side,
             ),
-            superres=SuperresConfig(self.side, self.superres, up=(False, True)) if self.superres else None,
+            superres=SuperresConfig(self.side, self.superres, (False, True), border=BORDER) if self.superres else None,
         )  # fmt: skip
 
 

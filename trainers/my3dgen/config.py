@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from annotated_types import Ge, Le
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from trainers.config import OptimConfig, RunConfig, Settings
 
@@ -29,13 +29,13 @@ class My3DGenSettings(Settings):
     anchor_lr: PositiveFloat = 0.05
     """Peak rate of the anchors' latents."""
 
-    anchor_side: PositiveInt | None = 32
+    anchor_side: NonNegativeInt = 32
     """Side in pixels at which anchors are searched, without super-resolution; at most the generator's rendered side.
-    None compares finished pictures, which takes several times as long."""
+    0 compares finished pictures, which takes several times as long."""
 
-    patch: Annotated[int, Ge(8)] | None = 32
-    """Side in rendered pixels of the part of the photos that each step looks at, somewhere else every time. None, or
-    the whole side, looks at whole photos, which takes longer."""
+    patch: NonNegativeInt = 32
+    """Side in rendered pixels of the part of the photos that each step looks at, somewhere else every time: 8 or more.
+    0, or the whole side, looks at whole photos, which takes longer."""
 
     r: PositiveInt = 1
     """Rank parameter; a 3 x 3 convolution's change has rank 3 r in the published form."""
@@ -82,6 +82,8 @@ class My3DGenSettings(Settings):
         idle = [name for name in low_rank if getattr(self, name) != type(self).model_fields[name].default]
         if idle and self.full:
             raise ValueError(f"full leaves {', '.join(idle)} without effect; leave out one or the other")
+        if 0 < self.patch < 8:
+            raise ValueError(f"patch={self.patch} is too small to see anything; give 8 or more, or 0 for whole photos")
         if self.cameras is None and not self.refine:
             raise ValueError("refine=False has no effect without cameras, which are then searched; give a camera file")
         return self

@@ -83,7 +83,7 @@ class My3DGen(Method[My3DGenRun]):
 
     def _search(self, photos: Tensor, cameras: Tensor | None, refine: bool) -> Anchors:
         settings = self.config.method
-        side = settings.anchor_side and min(settings.anchor_side, self.generator.config.render.side)
+        side = min(settings.anchor_side, self.generator.config.render.side) or None
         kind = "unknown" if cameras is None else "refine" if refine else "given"
         search = InversionConfig(
             steps=settings.anchor_steps,
@@ -145,7 +145,7 @@ class My3DGen(Method[My3DGenRun]):
     def _window(self, rng: torch.Generator) -> Window | None:
         """Draw the part of the pictures that this step looks at."""
         side, size = self.generator.config.render.side, self.config.method.patch
-        if size is None or size >= side:
+        if not 0 < size < side:
             return None
         top, left = torch.randint(0, side - size + 1, (2,), generator=rng).tolist()
         return Window(top, left, size)

@@ -39,9 +39,10 @@ TINY_HEADS = {
     "hidden": 16,
     "side": 16,
     "held_out": 4,
-    "rays": 64,
+    "batch": 6,
+    "rays": 160,
     "superres": (8, 8),
-    "patch": 10,
+    "patch": 8,
 }
 SCENES = 36
 
