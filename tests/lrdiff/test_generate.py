@@ -241,7 +241,7 @@ def test_the_record_in_the_file_makes_the_image_again(
     assert float((pixels(again) - pixels(paths[-1])).abs().max()) < 2.1 / 255
     with Image.open(paths[-1]) as picture:
         picture.load()
-        assert f"{prompt}\nSteps: 2, Sampler: DDIM, CFG scale: 5, Seed: 41, Size: 32x32" in picture.info["parameters"]
+        assert f"{prompt}\nSteps: 2, Sampler: DDIM, CFG scale: 3, Seed: 41, Size: 32x32" in picture.info["parameters"]
 
 
 def test_a_cut_prompt_is_in_the_record(tiny_model_dir: Path, tmp_path: Path) -> None:
