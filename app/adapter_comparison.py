@@ -39,6 +39,8 @@ from trainers.run import execute
 from trainers.rundir import RunDir, create, default_path
 
 PROBE = "probe-b"
+SHARED = ("optim.steps", "seed", "model", "data.images", "data.validation", "watch.evaluate_every")
+"""Settings of a run that one adapter cannot have to itself."""
 LEGEND = """
 subject    likeness to pictures that were never trained on: mean identity cosine, 1 is the same; +- over the runs
 prompt     share of images in the place that was asked for
@@ -110,8 +112,8 @@ def configure(spec: Spec, model: str, subject: Path, prompt: str, steps: int, se
         "seed": seed,
     }
     for name, value in spec.changes.items():
-        if name in ("optim.steps", "seed", "model"):
-            raise ConfigError(f"--adapter: {spec.label!r}: {name} must be the same for all; use the flag of compare")
+        if name in SHARED:
+            raise ConfigError(f"--adapter: {spec.label!r}: {name} must be the same for all; leave it to compare")
         place = values
         *sections, last = name.split(".")
         for section in sections:

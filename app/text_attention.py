@@ -8,7 +8,10 @@ LEAD = (
 )
 LOOK_TITLE = "1. Which blocks matter"
 LOOK_ABOUT = "Draws the prompt with full attention up to one step, and asks there what would be kept and what left out."
-START_SIZES = "The shipped model has at most 64 tokens in a layer, so blocks begin at the smallest size here."
+START_SIZES = (
+    "Blocks begin at the smallest size here: a layer of toys-dit has 1,024 tokens, 64 such blocks; one of toys at most "
+    "64 tokens, four blocks."
+)
 LAYER_LONGEST = "The first of the longest"
 LAYER_INFO = "All layers are listed once a map was drawn."
 LAYER_CHOICE = "{name} ({tokens})"

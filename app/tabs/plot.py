@@ -7,13 +7,12 @@ import gradio as gr
 from app import text
 
 
-def plot(name: str, label: str = text.CHART, colors: dict[str, str] | None = None, height: int = 330) -> gr.LinePlot:
-    """Render an empty chart inside the present gradio context.
+def plot(name: str, label: str = text.CHART, height: int = 330) -> gr.LinePlot:
+    """Render an empty chart inside the present gradio context; `app.watch.drawn` fills it.
 
     Args:
         name: Its id in the page.
         label: What it shows, for whoever cannot see it.
-        colors: Colour by series; gradio's own when left out.
         height: In pixels.
     """
     return gr.LinePlot(
@@ -22,7 +21,6 @@ def plot(name: str, label: str = text.CHART, colors: dict[str, str] | None = Non
         y_title=" ",
         color="series",
         color_title="",
-        color_map=colors,
         label=label,
         show_label=False,
         height=height,

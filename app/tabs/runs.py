@@ -18,7 +18,6 @@ from app.tabs.plot import plot
 from app.tabs.pulse import Pulse, stamp
 from app.tabs.run_list import RunList, listed
 from app.tabs.trash import TrashTab
-from app.theme import SERIES_COLORS
 from app.told import told
 
 
@@ -80,7 +79,7 @@ class RunsTab:
         with gr.Row(equal_height=False, visible=False) as self.charts:
             with gr.Column(min_width=300):
                 gr.HTML(section(text.CHART), elem_classes="section", padding=False)
-                self.chart = plot("chart", colors=dict(zip(text.SERIES.values(), SERIES_COLORS, strict=False)))
+                self.chart = plot("chart")
             with gr.Column(min_width=300):
                 gr.HTML(section(text.METRICS), elem_classes="section", padding=False)
                 self.metric = gr.Dropdown(

@@ -1,14 +1,17 @@
 """Rewards that need no downloaded weights: how much a picture has of something one can compute.
 
-Every reward takes images [B, 3, H, W] in [0, 1] and returns one score per image, differentiable, larger is more.
+Every reward takes images [B, 3, H, W] in [0, 1] and returns one score per image, larger is more. All are differentiable
+but `jpeg`, which only measures.
 """
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -76,6 +79,18 @@ def incompressibility(images: Tensor) -> Tensor:
     return jpeg_bits(images)
 
 
+def jpeg(images: Tensor) -> Tensor:
+    """Return minus the bits per pixel of the real JPEG file at quality 95; a number without gradient."""
+    _check(images)
+    pixels = (255.0 * images.detach().clamp(0.0, 1.0)).round().to("cpu", torch.uint8).permute(0, 2, 3, 1)
+    sizes = []
+    for picture in pixels:
+        file = io.BytesIO()
+        Image.fromarray(picture.contiguous().numpy()).save(file, "JPEG", quality=95)
+        sizes.append(8.0 * file.tell() / (images.shape[2] * images.shape[3]))
+    return -images.new_tensor(sizes)
+
+
 def brightness(images: Tensor) -> Tensor:
     """Return the mean luma, 0 to 1."""
     return luma(images).mean((1, 2))
@@ -139,6 +154,7 @@ SIMPLE: dict[str, Reward] = {
     "compressibility": compressibility,
     "contrast": contrast,
     "incompressibility": incompressibility,
+    "jpeg": jpeg,
     "sharpness": sharpness,
     "symmetry": symmetry,
 }

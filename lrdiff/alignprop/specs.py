@@ -14,6 +14,7 @@ ARGUMENTS: dict[str, str] = {
     "compressibility": "",
     "contrast": "",
     "incompressibility": "",
+    "jpeg": "",
     "sharpness": "",
     "symmetry": "",
     "likeness": "a picture's file",
@@ -28,6 +29,8 @@ ARGUMENTS: dict[str, str] = {
 """Rewards by name, and what has to stand behind "=": "" is nothing."""
 FILES = ("likeness", "ratings", "clip", "pickscore", "hps", "aesthetic")
 """Those whose argument names files."""
+MEASURED = ("jpeg",)
+"""Those without gradient, which can be measured and not maximised."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from lrdiff.errors import BackendError, ConfigError
 from lrdiff.sla.joint import joint_attention
 from lrdiff.sla.operator import zero_projection
 from lrdiff.sla.settings import SlaSettings
+from lrdiff.sla.ulysses import over_processes
 
 Listener = Callable[[Tensor, Tensor, int], None]
 """Told of the queries and keys of every call, [B, L, H, D] each, and how many tokens at their end are text."""
@@ -24,15 +25,11 @@ class SlaProcessor(nn.Module):
 
     Raises:
         ConfigError: A call brings a mask, an IP-adapter or fused projections.
-        BackendError: Context parallelism or an attention backend of diffusers is set: neither can be honoured.
+        BackendError: An attention backend of diffusers is set, or context parallelism that cannot be honoured.
     """
 
     ROTARY: ClassVar[str] = "image_rotary_emb"
     """What the layer's own processor calls its rotary embedding."""
-
-    # diffusers writes to these only where they exist; a processor without them would ignore the request in silence.
-    _attention_backend: Any = None
-    _parallel_config: Any = None
 
     def __init__(self, features: int, settings: SlaSettings, original: Any) -> None:
         """Take the features of a head, the settings, and the processor that is replaced."""
@@ -43,6 +40,10 @@ class SlaProcessor(nn.Module):
         self.tokens = 0  # of the last call, text not counted
         self.listener: Listener | None = None
         self._original = (original,)  # in a tuple: not a part of this module, should it be one itself
+        # diffusers writes to these only where they exist; a processor without them would ignore the request in silence,
+        # and so would one that forgets what was asked for before it came.
+        self._attention_backend: Any = getattr(original, "_attention_backend", None)
+        self._parallel_config: Any = getattr(original, "_parallel_config", None)
 
     @property
     def original(self) -> Any:
@@ -79,6 +80,8 @@ class SlaProcessor(nn.Module):
         }
         given = {name: value for name, value in given.items() if value is not None}
         if not self.enabled:
+            if self._parallel_config is not None:
+                self._pass_on_parallelism()
             return self.original(attn, hidden_states, **given)
         self._check(attn, given)
         return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb)
@@ -90,20 +93,38 @@ class SlaProcessor(nn.Module):
             raise ConfigError(
                 "sparse-linear attention needs separate projections: call unfuse_qkv_projections() on the model first"
             )
-        if self._parallel_config is not None or self._attention_backend is not None:
+        if self._attention_backend is not None:
             raise BackendError(
-                "sparse-linear attention does not support context parallelism or diffusers' attention backends: "
-                "take enable_parallelism() or set_attention_backend() out"
+                "sparse-linear attention does not support diffusers' attention backends: take set_attention_backend() "
+                "out"
             )
 
+    def _pass_on_parallelism(self) -> None:
+        if not hasattr(self.original, "_parallel_config"):
+            raise BackendError(f"{type(self.original).__name__} does not support context parallelism")
+        self.original._parallel_config = self._parallel_config
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, text: int = 0) -> Tensor:
-        """Return the attention of q, k and v, [B, L, H, D], of which the last `text` tokens are text: [B, L, H D]."""
-        self.tokens = q.shape[1] - text
+        """Return the attention of q, k and v, [B, L, H, D], of which the last `text` tokens are text: [B, L, H D].
+
+        Under context parallelism L counts this process' tokens.
+        """
         # Under autocast a norm may have left queries and keys wider than the values.
         q, k = q.to(v.dtype), k.to(v.dtype)
+        if self._parallel_config is None:
+            return self._attend(q, k, v, text).flatten(2)
+        if text:
+            raise BackendError(
+                "sparse-linear attention does not support context parallelism where text and picture attend together, "
+                "only in Wan: do not call enable_parallelism() on this model"
+            )
+        return over_processes(self._attend, q, k, v, self._parallel_config).flatten(2)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, text: int = 0) -> Tensor:
+        self.tokens = q.shape[1] - text
         if self.listener is not None:
             self.listener(q, k, text)
-        return joint_attention(q, k, v, text, self.proj, self.settings).flatten(2)
+        return joint_attention(q, k, v, text, self.proj, self.settings)
 
 
 def no_mask(mask: Tensor | None) -> None:

@@ -10,6 +10,7 @@ import pytest
 from app import text, watch
 from app.commands.runs import progress
 from app.jobs import Queue
+from app.tabs.run_list import listed
 from trainers.registry import run_config_class
 from trainers.rundir import RunDir, process_identity
 
@@ -84,3 +85,19 @@ def test_previews_are_in_order_of_steps(run: RunDir) -> None:
 )
 def test_durations(seconds: float, shown: str) -> None:
     assert text.duration(seconds) == shown
+
+
+def test_a_line_that_comes_later_changes_the_colours() -> None:
+    """Only then does gradio draw it: a run logs its validation loss before its first training loss."""
+    first = watch.drawn(watch.chart([{"step": 0, "loss_fixed": 0.5}]))["color_map"]
+    later = watch.drawn(watch.chart([{"step": 0, "loss_fixed": 0.5}, {"step": 10, "loss": 0.4}]))["color_map"]
+    assert (set(first), set(later)) == ({text.SERIES["loss_fixed"]}, {text.SERIES["loss_fixed"], text.SERIES["loss"]})
+    assert first.items() <= later.items()
+    assert watch.drawn(watch.chart([]))["visible"] is False
+
+
+def test_a_list_of_runs_calls_nothing_finished_that_has_no_adapter(waiting: Queue, run: RunDir) -> None:
+    run.update(state="finished", step=100, artifact={"sha256": "0" * 64})
+    assert listed(waiting, run.path.name).count(text.STATES["failed"]) == 1
+    assert text.STATES["finished"] not in listed(waiting, run.path.name)
+    assert watch.choices(waiting) == [(f"{run.path.name} · failed", run.path.name)]

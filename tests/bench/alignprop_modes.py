@@ -46,11 +46,14 @@ def main(arguments: list[str]) -> int:
         for reward in given.rewards
     }
     draw(curves)
+    ways = [way for way in WAYS if way not in {t["way"] for t in trials}]
+    absent = f" Not run: {'; '.join(ways)}." if ways else ""
+    command = " ".join(["python -m tests.bench.alignprop_modes", *(text for text in arguments if text != "--show")])
     write(
-        "alignprop_modes", "python -m tests.bench.alignprop_modes", COLUMNS, rows,
+        "alignprop_modes", command, COLUMNS, rows,
         f"{SAID}, {given.pictures} pictures in all, {len(trials)} trials. Held-out: "
         "6 prompts, 2 pictures each, the same noise before and after; prompt match is the share of named attributes "
-        "that probe-b reads right.",
+        f"that probe-b reads right.{absent}",
         {"curves": curves},
     )  # fmt: skip
     return 0
@@ -87,7 +90,9 @@ def table(trials: list[dict[str, Any]], before: dict[int, Any]) -> list[list[Any
     return rows
 
 
-def _spread(values: list[float]) -> str:
+def _spread(values: list[float]) -> str | float:
+    if len(values) == 1:
+        return values[0]
     return f"{statistics.fmean(values):.3g} ({min(values):.3g} to {max(values):.3g})"
 
 

@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     write(
         "alignprop_queries", "python -m tests.bench.alignprop_queries", COLUMNS, sorted(rows, key=lambda row: row[0]),
         f"{SAID}; DDPO {BATCH} pictures a step, {GROUP} of each prompt, at {given.lr:g}. Gain of the held-out reward "
-        f"on 6 prompts, 2 pictures each, from the same noise. In {won} of {len(rows)} trials DDPO never gained as much.",
+        f"on 6 prompts, 2 pictures each, from the same noise. In {won} of {len(rows)} DDPO never gained as much.",
     )  # fmt: skip
     return 0
 

@@ -15,20 +15,22 @@ def test_quality_is_measured_once_for_every_case(tmp_path: Path, capsys: pytest.
     model = build_pixart(tmp_path / "dit")
     words = [
         "--model", str(model), "--folder", str(tmp_path / "kept"), "--pictures", "4", "--steps", "1", "--captions", "2",
-        "--sampling", "2", "--block", "16", "--sparsities", "0.5", "--seeds", "0",
+        "--sampling", "2", "--block", "16", "--grid", "0.5:2", "--drawn", "0.5",
         "--kinds", "sparse only", "linear only", "marginal",
-        "--results", str(tmp_path / "sla_quality.json"), "--device", "cpu",
+        "--results", str(tmp_path / "sla_quality.json"), "--device", "cpu", "--dtype", "fp32",
     ]  # fmt: skip
     assert sla_quality.main(words) == 0
-    kept = json.loads((tmp_path / "kept" / "kept.json").read_text())
-    assert set(kept) == {"full", "linear only/1/0", "sparse only/0.5/0", "marginal/0.5/0"}
-    before = {name: case["pictures before"] for name, case in kept.items() if name != "full"}
+    kept = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "kept" / "1-steps").glob("*.json")}
+    names = {f"{kind}_{seed}" for kind in ("linear-only_1", "sparse-only_0.5", "marginal_0.5") for seed in (0, 1)}
+    assert set(kept) == {"full", *names}
+    before = {name: kept[name]["velocity before"] for name in names}
     assert min(before.values()) > 0
-    assert before["sparse only/0.5/0"] == before["marginal/0.5/0"], "a projection starts at zero"
-    assert before["linear only/1/0"] != before["sparse only/0.5/0"]
-    assert all(kept[name]["velocity after"] != kept[name]["velocity before"] for name in before)
+    assert before["sparse-only_0.5_0"] == before["marginal_0.5_0"], "a projection starts at zero"
+    assert before["linear-only_1_0"] != before["sparse-only_0.5_0"]
+    assert all(kept[name]["velocity after"] != before[name] for name in names)
+    assert {name for name in names if "pictures" in kept[name]} == {name for name in names if name.endswith("_0")}
     assert len(sla_quality.rows(kept)) == 4
-    assert capsys.readouterr().out.count("velocity after") == 3
+    assert capsys.readouterr().out.count("velocity after") == 6
     assert sla_quality.main(words) == 0
     assert capsys.readouterr().out == ""
 

@@ -38,7 +38,9 @@ def main(arguments: list[str]) -> int:
     reading = evaluate.read_generated(backbone, reader, given.count, steps=given.steps, guidance=given.guidance)
     bound = evaluate.read_scenes(reader, given.count, held_out=True)
     decibel = evaluate.autoencoder_psnr(backbone, given.scenes)
-    captions = evaluate.contact_sheet(backbone, ASSETS / "pictures" / f"{name}.png")
+    columns = 1024 // backbone.resolution
+    sheet = ASSETS / "pictures" / f"{name}.png"
+    captions = evaluate.contact_sheet(backbone, sheet, columns=columns, rows=columns // 2, steps=given.steps)
     rates, bounds = reading.accuracy(), bound.accuracy()
     mean = reading.mean_accuracy()
     rows = [["attributes, mean", mean, bound.mean_accuracy(), f">= {BAR_ACCURACY}"]]

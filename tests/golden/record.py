@@ -46,7 +46,14 @@ def trajectory(method: str, folder: Path) -> dict[str, Any]:
         build_tiny_model(model)
     own: dict[str, dict[str, Any]] = {
         "my3dgen": {"anchor_steps": 4, "symmetry": 0.5},
-        "alignprop": {"sampling_steps": 3, "held_out_count": 2, "mode": "random-k", "k": 3, "penalty": 0.1},
+        "alignprop": {
+            "sampling_steps": 3,
+            "held_out_count": 2,
+            "mode": "random-k",
+            "k": 3,
+            "penalty": 0.1,
+            "guidance": 4.0,
+        },
         "sla": {"topk": 0.25, "block_q": 16, "block_k": 16, "ramp": 5},
     }
     if method == "watermark":

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from annotated_types import Ge, Gt, Le, Len
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from lrdiff.alignprop.specs import Spec, parse
+from lrdiff.alignprop.specs import MEASURED, Spec, parse
 from lrdiff.assets import ASSETS
 from lrdiff.errors import ConfigError
 from trainers.config import OptimConfig, RunConfig, Settings, WatchConfig
@@ -118,6 +118,9 @@ class AlignPropSettings(Settings):
     @classmethod
     def _known_rewards(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         specs = [_parsed(text) for text in value]
+        flat = [spec.name for spec in specs if spec.name in MEASURED]
+        if flat:
+            raise ValueError(f"reward {flat[0]} has no gradient, so it can only be measured; give it as method.monitor")
         names = [str(spec) for spec in specs]
         if len(set(names)) < len(names):
             raise ValueError("names a reward twice; give it once with a weight")

@@ -120,7 +120,7 @@ def seconds_per_image(backbone: Backbone, *, steps: int = 20, repeats: int = 5) 
     return times[1:]
 
 
-def contact_sheet(backbone: Backbone, path: Path, *, columns: int = 8, rows: int = 4) -> list[str]:
+def contact_sheet(backbone: Backbone, path: Path, *, columns: int = 8, rows: int = 4, steps: int = 20) -> list[str]:
     """Write a labelled sheet of held-out captions, every shape once before any comes again; return the captions."""
     chosen: list[str] = []
     by_shape: dict[int, list[str]] = {}
@@ -133,7 +133,10 @@ def contact_sheet(backbone: Backbone, path: Path, *, columns: int = 8, rows: int
         to_image(image)
         for start in range(0, len(chosen), columns)
         for image in generate(
-            backbone, chosen[start : start + columns], list(range(start, min(len(chosen), start + columns)))
+            backbone,
+            chosen[start : start + columns],
+            list(range(start, min(len(chosen), start + columns))),
+            steps=steps,
         )
     ]
     pages = [

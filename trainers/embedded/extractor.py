@@ -1,8 +1,9 @@
 """Training of the extractor: random bits are written into pictures, distorted, and read.
 
 Extractor and marks learn together, first from strong marks in whole pictures, then from ever fainter ones in ever more
-damaged pictures. Marks are of two kinds: textures (`marks.py`), which are read first, and kernels that are stamped
-where the picture has something (`stamps.py`), which are what a decoder can make.
+damaged pictures. Marks are of three kinds: textures (`marks.py`), which are read first, kernels that are stamped where
+the picture has something (`stamps.py`), and filters of a decoder's own activations (`keyed.py`), which a LoRA on that
+decoder can write.
 
 Differs from HiDDeN (arXiv 1807.09937) and Stable Signature (arXiv 2303.15435): their embedder is a network that takes
 the message, ours are banks with two entries for each bit, which are read above chance after a hundred steps where that
@@ -31,7 +32,7 @@ from lrdiff.watermark.distortions import Distortions
 from lrdiff.watermark.extractor import Extractor
 from trainers.config import Settings
 from trainers.embedded.few_bits import FewBits
-from trainers.embedded.keyed import FRAME, Keyed, features_of
+from trainers.embedded.keyed import FRAME, Keyed, draw
 from trainers.embedded.marks import Marks
 from trainers.embedded.sources import Sources
 from trainers.embedded.stamps import Stamps
@@ -91,7 +92,7 @@ class ExtractorConfig(Settings):
     """Standard deviation in pixels of the Gaussian that textures are smoothed with."""
 
     texture_rate: PositiveFloat = 10.0
-    """Learning rate of the textures and kernels, as a multiple of the run's."""
+    """Learning rate of the textures, kernels and filters, as a multiple of the run's."""
 
     stamp_share: Annotated[float, Ge(0.0), Le(1.0)] = 0.5
     """Share of the pictures that are marked with stamped kernels; the rest carry textures."""
@@ -103,13 +104,10 @@ class ExtractorConfig(Settings):
     """Side of a kernel, in pixels; odd."""
 
     decoder: Path | None = None
-    """Folder of an autoencoder whose decoder's last block also writes marks; none leaves these out."""
+    """Folder of an autoencoder whose decoder's own activations are also filtered into marks; none leaves these out."""
 
     keyed_share: Annotated[float, Ge(0.0), Le(1.0)] = 0.5
-    """Share of the pictures in a batch that such a decoder marks while it makes them, when there is one."""
-
-    decoder_rate: PositiveFloat = 10.0
-    """Learning rate of the decoder's changes, as a multiple of the run's."""
+    """Share of the pictures in a batch that are such a decoder's and carry such marks, when there is one."""
 
     keyed_pictures: PositiveInt = 2560
     """Pictures that the decoder makes: encoded cuts from the same sources as all others."""
@@ -145,32 +143,33 @@ class TrainExtractor(Method[ExtractorConfig]):
         self.few_bits = FewBits(config.bits)
 
     def _prepare_decoder(self, folder: Path) -> None:
-        """Keep what comes into a decoder's last block for many pictures, which is all that training needs of it."""
+        """Keep many pictures of a decoder and what its last block saw, which is all that training needs of it."""
         c = self.config
         vae, rng = load_vae(folder), stream(0, "keyed")
         side = max(c.sides) + 4 * FRAME  # a frame more than is used, for the layers before the last block
         side += -side % 2 ** (len(vae.config.block_out_channels) - 1)
         log.info("encoding %d pictures for the decoder's marks", c.keyed_pictures)
-        self.features = features_of(vae, lambda count: self.sources.cut(count, side, rng), c.keyed_pictures)
-        self.keyed = Keyed(vae, c.bits)
+        self.drawn = draw(vae, lambda count: self.sources.cut(count, side, rng), c.keyed_pictures)
+        self.keyed = Keyed(self.drawn.maps.shape[1], c.bits)
 
     def batch(self, index: int, rng: torch.Generator) -> Batch:
-        """Draw pictures, features of a decoder where there is one, and bits for all."""
+        """Draw pictures, those of a decoder with their maps where there is one, and bits for all."""
         c = self.config
         side = c.sides[int(torch.randint(0, len(c.sides), (), generator=rng))]
         keyed = 0 if self.keyed is None else round(c.batch_size * c.keyed_share)
         bits = torch.randint(0, 2, (c.batch_size, c.bits), generator=rng).float()
         batch = {"images": self.sources.cut(c.batch_size - keyed, side, rng), "bits": bits}
-        return batch | ({"features": self._features(keyed, side, rng)} if keyed else {})
+        if keyed:
+            batch["drawn"], batch["maps"] = self._drawn(keyed, side, rng)
+        return batch
 
-    def _features(self, count: int, side: int, rng: torch.Generator) -> Tensor:
-        """Cut features whose pictures have this side without their frame."""
-        chosen = torch.randint(0, max(1, len(self.features) - EVALUATED), (count,), generator=rng)
-        length = side + 2 * FRAME
-        last = [n - length - FRAME for n in self.features.shape[-2:]]
-        top, left = (int(torch.randint(FRAME, n + 1, (), generator=rng)) for n in last)
-        cut = self.features[chosen, :, top : top + length, left : left + length]
-        return cut.float()
+    def _drawn(self, count: int, side: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Cut pictures of the decoder and their maps, away from the border."""
+        pictures = self.drawn.pictures
+        chosen = torch.randint(0, max(1, len(pictures) - EVALUATED), (count,), generator=rng)
+        last = [(n - side - FRAME) // 2 for n in pictures.shape[-2:]]
+        top, left = (2 * int(torch.randint(FRAME // 2, n + 1, (), generator=rng)) for n in last)
+        return self.drawn.cut(chosen, top, left, side, side)
 
     def forward(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Metrics]:
         """Mark, distort, read."""
@@ -185,9 +184,10 @@ class TrainExtractor(Method[ExtractorConfig]):
         psnr = easy + difficulty * (hard - easy)
         marked = self.marked(images, bits[: len(images)], psnr, stamped, rng)
         carried = torch.ones_like(bits)
-        if self.keyed is not None and "features" in batch:
+        if self.keyed is not None and "drawn" in batch:
             carried[len(images) :] = self.few_bits.draw(len(bits) - len(images), rng).to(bits.device)
-            written = self.keyed(batch["features"], bits[len(images) :], psnr, carried[len(images) :])
+            own = bits[len(images) :], psnr, carried[len(images) :]
+            written = self.keyed(batch["drawn"], batch["maps"], *own)
             marked = torch.cat([marked, written])
         logits = self.extractor.raw(self.distortions(marked, rng, difficulty))
         read = ((logits > 0) == (bits > 0.5)).float()
@@ -241,8 +241,7 @@ class TrainExtractor(Method[ExtractorConfig]):
     def _keyed_groups(self) -> list[ParamGroup]:
         if self.keyed is None:
             return []
-        own = tuple(parameter for parameter in self.keyed.parameters() if parameter.requires_grad)
-        return [ParamGroup("decoder", own, lr_scale=self.config.decoder_rate, decay=False)]
+        return [ParamGroup("filters", [self.keyed.filters], lr_scale=self.config.texture_rate, decay=False)]
 
     def artifact(self) -> None:
         """Nothing: `make` whitens, calibrates and writes the file."""
@@ -262,8 +261,9 @@ class TrainExtractor(Method[ExtractorConfig]):
             which = torch.full((count,), stamped)
             written[kind] = self.marked(images.to(device), bits.to(device), psnr, which, rng)
         if self.keyed is not None:
-            features = self.features[-count:].float().to(device)
-            written["keyed"] = self.keyed(features, bits[: len(features)].to(device), psnr)
+            known = len(self.drawn.pictures)
+            drawn, maps = self.drawn.inner(torch.arange(max(0, known - count), known))
+            written["keyed"] = self.keyed(drawn.to(device), maps.to(device), bits[: len(drawn)].to(device), psnr)
         found = {}
         for kind, marked in written.items():
             for name, view in views(marked).items():

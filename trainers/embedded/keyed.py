@@ -1,8 +1,9 @@
-"""Marks as a decoder writes them: each bit chooses between two changes of the last block's convolutions."""
+"""Marks that a decoder can write: each bit chooses one of two filters of what the decoder's last block sees."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,81 +15,81 @@ from trainers.embedded.marks import contrast, shifted, unit
 FRAME = 8
 """Pixels at each border that are not used: a decoder's zero padding tells it where the border is, and what it writes
 there is lost with the first crop. The last block and the layers after it see five."""
-SIZE = 0.5
-"""Of all changes together, relative to the layer's own weights."""
+MAPS = 40
+"""Principal components of the activations; in `toys`, about 98 % of the variance."""
+SIDE = 3
+"""Of a filter, at half of the picture's resolution: marks then have low frequencies, which JPEG and resizing leave."""
+BASIS = 256
+"""Pictures that the components are found in."""
 
 
-class KeyedConv(nn.Module):
-    """A convolution with weights of its own for every message: W + sum_b C[b, bit_b], all C of the same size.
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures of a decoder, and what its last block saw when it made them.
 
-    A bit that is not carried adds nothing. That is what tuning a decoder for one key does to its weights. A bit chooses
-    between two changes and not the sign of one, for the reason given in `Marks`. A change that could grow would drown
-    the others, whose bits are then never read: with free sizes a third of the bits was at chance when others were read
-    from every picture.
+    Attributes:
+        pictures: Bytes [N, 3, H, W].
+        maps: Components [N, MAPS, H / 2, W / 2] of the activations, half precision, of mean 0 in each picture.
     """
 
-    def __init__(self, base: nn.Conv2d, bits: int) -> None:
-        """Begin with random changes around a frozen convolution.
+    pictures: Tensor
+    maps: Tensor
+
+    def cut(self, chosen: Tensor, top: int, left: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Return pictures [B, 3, height, width] in [-1, 1] and their maps with one more to each side.
 
         Args:
-            base: The convolution; not changed.
-            bits: Of a message.
+            chosen: Which ones.
+            top: First row, even and at least 2.
+            left: First column, likewise.
+            height: Even.
+            width: Even.
         """
-        super().__init__()
-        self.base = base.requires_grad_(False)
-        self.size = SIZE * float(base.weight.norm()) / bits**0.5
-        self.changes = nn.Parameter(torch.randn(2 * bits, base.weight.numel()))
-        self.chosen: Tensor | None = None
+        rows, columns = (slice(first // 2 - 1, (first + n) // 2 + 1) for first, n in ((top, height), (left, width)))
+        pictures = self.pictures[chosen, :, top : top + height, left : left + width]
+        return pictures.float() / 127.5 - 1.0, self.maps[chosen, :, rows, columns].float()
 
-    def weights(self, chosen: Tensor) -> Tensor:
-        """Return the weights [B, out, in, h, w] with the changes [B, 2 bits] that are chosen, of 0 and 1."""
-        changes = self.size * self.changes / self.changes.norm(dim=1, keepdim=True)
-        return self.base.weight + (chosen @ changes).view(-1, *self.base.weight.shape)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return the convolution's output with the changes in `chosen` [B, 2 bits], or without any."""
-        if self.chosen is None:
-            return self.base(features)
-        padding: Any = self.base.padding
-        pairs = zip(features.split(1), self.weights(self.chosen), strict=True)
-        return torch.cat([F.conv2d(one, weight, self.base.bias, padding=padding) for one, weight in pairs])
+    def inner(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Return pictures without their frame, and their maps; see `cut`."""
+        height, width = (n - 2 * FRAME for n in self.pictures.shape[-2:])
+        return self.cut(chosen, FRAME, FRAME, height, width)
 
 
 class Keyed(nn.Module):
-    """The end of a decoder, whose pictures carry bits.
+    """Pictures plus filters of the decoder's own activations, one for each bit.
 
-    x' = x + a m(x) (D(h; bits) - D(h)) / |.|,  with D the last block and the layers after it, h what comes into them,
-    m and a as in `Marks`.
+    x' = x + a m(x) U(sum_b K[b, bit_b] * z) / |.|,  z the maps of `Drawn`, U doubles the resolution, m and a as in
+    `Marks`, all K of one size.
+
+    That is, to first order, what a change of the last block's weights does to a picture. A bit chooses between two
+    filters and not the sign of one, for the reason given in `Marks`. A filter that could grow would drown the others,
+    whose bits are then never read.
+
+    It stands for the last block itself with weights of its own for every message, which takes five times as long a
+    picture, reading included. What is learned so carries over to a decoder's weights: from an extractor that read 0.79
+    of the bits from these marks at 22 dB, a LoRA of rank 4 on `toys` learned in 150 steps to write 0.78 of a key's
+    bits at 26 dB away from the border, and 0.77 in a tenth of the area; from one of textures and stamps 0.55 and 0.45.
     """
 
-    def __init__(self, vae: Any, bits: int) -> None:
-        """Take the end of an autoencoder's decoder.
+    def __init__(self, maps: int, bits: int) -> None:
+        """Begin with random filters.
 
         Args:
-            vae: Of diffusers' AutoencoderKL layout. Its last block's convolutions are replaced.
+            maps: Of the activations.
             bits: Of a message.
         """
         super().__init__()
-        decoder = vae.decoder.requires_grad_(False).eval()
-        for resnet in decoder.up_blocks[-1].resnets:
-            resnet.conv1 = KeyedConv(resnet.conv1, bits)
-            resnet.conv2 = KeyedConv(resnet.conv2, bits)
-        self.tail = nn.ModuleList([decoder.up_blocks[-1], decoder.conv_norm_out, decoder.conv_act, decoder.conv_out])
+        self.maps = maps
+        self.filters = nn.Parameter(torch.randn(2 * bits, 3 * maps * SIDE**2))
 
-    def decode(self, features: Tensor, chosen: Tensor | None) -> Tensor:
-        """Return pictures [B, 3, H, W] of features [B, C, H, W], with changes chosen by [B, 2 bits], or without any."""
-        for module in self.modules():
-            if isinstance(module, KeyedConv):
-                module.chosen = chosen
-        for layer in self.tail:
-            features = layer(features)
-        return features
-
-    def forward(self, features: Tensor, bits: Tensor, psnr: float, carried: Tensor | None = None) -> Tensor:
-        """Return marked pictures [B, 3, H - 2 FRAME, W - 2 FRAME].
+    def forward(
+        self, pictures: Tensor, maps: Tensor, bits: Tensor, psnr: float, carried: Tensor | None = None
+    ) -> Tensor:
+        """Write bits into pictures.
 
         Args:
-            features: [B, C, H, W], what comes into the last block.
+            pictures: [B, 3, H, W] in [-1, 1].
+            maps: [B, maps, H / 2 + 2, W / 2 + 2].
             bits: [B, bits], 0 or 1.
             psnr: Of each changed picture in dB, before clipping to [-1, 1].
             carried: [B, bits], 0 for bits that are left out; none leaves out none.
@@ -96,37 +97,58 @@ class Keyed(nn.Module):
         chosen = torch.cat([1 - bits, bits], dim=1)
         if carried is not None:
             chosen = chosen * carried.repeat(1, 2)
-        with torch.no_grad():
-            plain = _inner(self.decode(features, None)).clamp(-1.0, 1.0)
-        change = _inner(self.decode(features, chosen)) - plain
-        return shifted(plain, unit(change * contrast(plain).sqrt()), psnr)
+        count = len(maps)
+        filters = chosen @ (self.filters / self.filters.norm(dim=1, keepdim=True))
+        weights = filters.view(3 * count, self.maps, SIDE, SIDE)
+        change = F.conv2d(maps.reshape(1, -1, *maps.shape[-2:]), weights, groups=count)
+        change = change.view(count, 3, *change.shape[-2:])
+        change = F.interpolate(change, scale_factor=2, mode="bilinear", align_corners=False)
+        change = change - change.mean((2, 3), keepdim=True)
+        return shifted(pictures, unit(change * contrast(pictures).sqrt()), psnr)
 
 
 @torch.no_grad()
-def features_of(vae: Any, pictures: Callable[[int], Tensor], count: int, chunk: int = 8) -> Tensor:
-    """Return what comes into the last block of a decoder when it decodes encoded pictures, in half precision.
+def draw(vae: Any, pictures: Callable[[int], Tensor], count: int, chunk: int = 8) -> Drawn:
+    """Encode pictures, decode them, and keep what comes out and what the last block's residual blocks see.
 
     Args:
         vae: Of diffusers' AutoencoderKL layout.
-        pictures: Gives n pictures [n, 3, H, W] in [-1, 1].
+        pictures: Gives n pictures [n, 3, H, W] in [-1, 1], of even sides.
         count: How many.
         chunk: How many at once.
-
-    Returns:
-        Features [count, C, H, W] on the CPU.
     """
-    found: list[Tensor] = []
-    block = vae.decoder.up_blocks[-1]
-    handle = block.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].half().cpu()))
+    seen: list[Tensor] = []
+    convolutions = [resnet.conv1 for resnet in vae.decoder.up_blocks[-1].resnets]
+    handles = [
+        layer.register_forward_pre_hook(lambda _, inputs: seen.append(F.avg_pool2d(inputs[0], 2).half().cpu()))
+        for layer in convolutions
+    ]
     place = next(vae.parameters())
+    decoded, activations = [], []
     try:
         for first in range(0, count, chunk):
             images = pictures(min(chunk, count - first)).to(place.device, place.dtype)
-            vae.decode(vae.encode(images).latent_dist.mean)
+            out = vae.decode(vae.encode(images).latent_dist.mean).sample
+            decoded.append(((out.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8).cpu())
+            activations.append(torch.cat(seen, dim=1))
+            seen.clear()
     finally:
-        handle.remove()
-    return torch.cat(found)
+        for handle in handles:
+            handle.remove()
+    basis = _basis(torch.cat(activations[: -(-BASIS // chunk)]))
+    maps = [torch.einsum("bchw,ck->bkhw", _centred(part), basis).half() for part in activations]
+    return Drawn(torch.cat(decoded), torch.cat(maps))
 
 
-def _inner(images: Tensor) -> Tensor:
-    return images[..., FRAME:-FRAME, FRAME:-FRAME]
+def _centred(activations: Tensor) -> Tensor:
+    found = activations.float()
+    return found - found.mean((2, 3), keepdim=True)
+
+
+def _basis(activations: Tensor) -> Tensor:
+    """Return directions [C, at most MAPS] of the largest variance, scaled so that components have variance 1."""
+    found = _centred(activations).transpose(0, 1).flatten(1).double()
+    values, vectors = torch.linalg.eigh(found @ found.T / found.shape[1])
+    values, vectors = values.flip(0)[:MAPS], vectors.flip(1)[:, :MAPS]
+    kept = values > 1e-6 * values[0]
+    return (vectors[:, kept] * values[kept].rsqrt()).float()

@@ -101,7 +101,8 @@ class ToysVae(Method[ToysVaeConfig]):
             self.vae = build_vae(config.channels, config.latent_channels, 128)
         else:
             self.vae = cast(AutoencoderKL, AutoencoderKL.from_pretrained(config.start, torch_dtype=torch.float32))
-            found = (tuple(self.vae.config.block_out_channels), self.vae.config.latent_channels)
+            made: Any = self.vae.config
+            found = (tuple(made.block_out_channels), made.latent_channels)
             if found != (config.channels, config.latent_channels):
                 raise ConfigError(f"{config.start}: has channels {found}, not those of the settings; set these alike")
             for part in (self.vae.encoder, self.vae.quant_conv):

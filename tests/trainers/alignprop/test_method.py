@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lrdiff.alignprop.ratings import train as train_ratings
 from lrdiff.alignprop.rewards import SIMPLE
-from lrdiff.alignprop.specs import ARGUMENTS
+from lrdiff.alignprop.specs import ARGUMENTS, MEASURED
 from lrdiff.alignprop.windows import MODES
 from lrdiff.artifact import Artifact
 from lrdiff.backbones.layers import layer_groups
@@ -94,14 +94,14 @@ def shipped(folder: Path) -> list[str]:
         "likeness": f"={picture}", "palette": "=#ff0000,#0000ff", "prompt-match": "=probe-a",
         "ratings": f"={folder / 'head.safetensors'}",
     }  # fmt: skip
-    return [name + own.get(name, "") for name in ARGUMENTS if name not in NEEDS_WEIGHTS]
+    return [name + own.get(name, "") for name in ARGUMENTS if name not in (*NEEDS_WEIGHTS, *MEASURED)]
 
 
 def test_the_gradient_of_every_shipped_reward_reaches_every_weight(
     tiny_model: Path, prompts: Path, tmp_path: Path
 ) -> None:
     rewards = shipped(tmp_path)
-    assert len(rewards) == len(ARGUMENTS) - len(NEEDS_WEIGHTS)
+    assert len(rewards) == len(ARGUMENTS) - len(NEEDS_WEIGHTS) - len(MEASURED)
     method = made(tiny_model, prompts, reward=rewards, straight_through=True)
     randomise(method)
     terms = method.objective.terms
@@ -235,9 +235,7 @@ def test_a_monitor_that_turns_is_seen_from_its_best() -> None:
 
 
 def test_a_falling_monitor_ends_a_run_as_finished(tiny_model: Path, prompts: Path, tmp_path: Path) -> None:
-    made_run = run(
-        tmp_path / "run", tiny_model, prompts, reward=["brightness"], monitor="brightness", max_drop=1.0, steps=2
-    )
+    made_run = run(tmp_path / "run", tiny_model, prompts, reward=["brightness"], monitor="jpeg", max_drop=50.0, steps=2)
     assert execute(made_run) == "finished"
     assert made_run.read()["outcome"] != ""
     falling = run(
@@ -293,6 +291,7 @@ def test_rank_4_on_sd15_has_0_797_million_parameters() -> None:
         ({"guidance": 1, "detach_negative": True}, "guidance=1 leaves detach_negative without effect"),
         ({"max_drop": 0.1}, "monitor='' leaves max_drop without effect"),
         ({"monitor": "contrast:2"}, "takes no weight"),
+        ({"reward": ["jpeg"]}, r"reward jpeg has no gradient.*method\.monitor"),
         ({"adapter": "oft", "r": 2}, "adapter=oft leaves r without effect"),
         ({"adapter": "oft", "targets": "attention+ff+conv"}, "targets"),
     ],

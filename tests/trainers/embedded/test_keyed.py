@@ -1,4 +1,4 @@
-"""A decoder's own marks: one change of weights for each bit, of the strength asked for, and none at the border."""
+"""Marks from a decoder's own activations: filters for each bit, of the strength asked for, and none at the border."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from lrdiff.rng import stream
 from tests.trainers.embedded.conftest import TINY_EXTRACTOR
 from trainers.embedded.extractor import ExtractorConfig, TrainExtractor, views
-from trainers.embedded.keyed import FRAME, Keyed, KeyedConv, features_of
+from trainers.embedded.keyed import FRAME, MAPS, Drawn, Keyed, draw
 from trainers.embedded.shards import Shards
 
 BITS = 6
@@ -28,86 +28,92 @@ def autoencoder() -> Any:
     return AutoencoderKL(block_out_channels=(8, 16), latent_channels=2, norm_num_groups=1, **blocks).eval()
 
 
+@pytest.fixture(scope="module")
+def drawn() -> Drawn:
+    images = torch.rand(6, 3, 48, 56, generator=stream(0, "i")) * 2 - 1
+    left = iter(images.split(2))
+    return draw(autoencoder(), lambda count: next(left)[:count], 6, chunk=2)
+
+
 @pytest.fixture
-def features() -> Tensor:
-    return torch.randn(3, 16, 40, 48, generator=stream(0, "features"))
+def inner(drawn: Drawn) -> tuple[Tensor, Tensor]:
+    return drawn.inner(torch.arange(3))
 
 
 def messages(count: int) -> Tensor:
     return torch.randint(0, 2, (count, BITS), generator=stream(0, "bits")).float()
 
 
-def chosen(bits: Tensor) -> Tensor:
-    return torch.cat([1 - bits, bits], dim=1)
-
-
-def test_every_message_has_weights_of_its_own_and_all_changes_the_same_size() -> None:
-    torch.manual_seed(0)
-    plain = torch.nn.Conv2d(4, 5, 3, padding=1)
-    layer, images = KeyedConv(plain, BITS), torch.randn(2, 4, 9, 9)
-    none, one = chosen(torch.zeros(1, BITS)), chosen(torch.eye(BITS))
+def test_pictures_are_the_decoders_and_it_stays_as_it_was() -> None:
+    vae, images = autoencoder(), torch.rand(2, 3, 20, 20, generator=stream(0, "i"))
     with torch.no_grad():
-        layer.changes[3].mul_(7)
-        differences = layer.weights(one) - layer.weights(none)
-    sizes = layer.size / layer.changes.norm(dim=1)
-    for bit in range(BITS):
-        expected = sizes[BITS + bit] * layer.changes[BITS + bit] - sizes[bit] * layer.changes[bit]
-        torch.testing.assert_close(differences[bit], expected.view(plain.weight.shape))
-    layer.chosen = chosen(messages(2))
-    merged = layer.weights(layer.chosen)
-    for index in range(2):
-        written = torch.nn.functional.conv2d(images[index], merged[index], plain.bias, padding=1)
-        torch.testing.assert_close(layer(images)[index], written)
-    layer.chosen = None
-    assert torch.equal(layer(images), plain(images))
+        before = vae.decode(vae.encode(images).latent_dist.mean).sample.clamp(-1, 1)
+        found = draw(vae, lambda count: images[:count], 2)
+        after = vae.decode(vae.encode(images).latent_dist.mean).sample.clamp(-1, 1)
+    assert torch.equal(before, after)
+    torch.testing.assert_close(found.pictures.float() / 127.5 - 1, before, atol=0.005, rtol=0)
 
 
-def test_without_bits_the_decoder_is_what_it_was() -> None:
-    vae = autoencoder()
-    latents = torch.randn(2, 2, 10, 10, generator=stream(0, "z"))
-    with torch.no_grad():
-        before = vae.decode(latents).sample
-        images = [torch.rand(1, 3, 20, 20, generator=stream(0, "i", n)) for n in range(2)]
-        found = features_of(vae, lambda count: torch.cat(images[:count]), 2)
-        assert found.dtype == torch.float16
-        whole = vae.decode(vae.encode(torch.cat(images)).latent_dist.mean).sample
-        keyed = Keyed(vae, BITS)
-        # Rounded to 16 bits on the way: equal to within a few roundings of the largest number.
-        torch.testing.assert_close(keyed.decode(found.float(), None), whole, atol=0.03, rtol=0)
-        torch.testing.assert_close(vae.decode(latents).sample, before, atol=0.03, rtol=0)
+def test_maps_are_uncorrelated_and_of_one_size(drawn: Drawn) -> None:
+    maps = drawn.maps.double()
+    assert maps.shape[0] == 6
+    assert 1 < maps.shape[1] <= MAPS
+    torch.testing.assert_close(maps.mean((2, 3)), torch.zeros_like(maps[:, :, 0, 0]), atol=2e-3, rtol=0)
+    flat = maps.transpose(0, 1).flatten(1)
+    torch.testing.assert_close(flat @ flat.T / flat.shape[1], torch.eye(len(flat)).double(), atol=5e-3, rtol=0)
+
+
+def test_maps_are_cut_where_the_picture_is(drawn: Drawn) -> None:
+    pictures, maps = drawn.cut(torch.tensor([4]), 10, 8, 16, 24)
+    assert torch.equal(pictures, drawn.pictures[4:5, :, 10:26, 8:32].float() / 127.5 - 1)
+    assert torch.equal(maps, drawn.maps[4:5, :, 4:14, 3:17].float())
 
 
 @pytest.mark.parametrize("psnr", [20.0, 32.0])
-def test_marks_have_the_psnr_that_was_asked_for_and_leave_out_the_frame(features: Tensor, psnr: float) -> None:
-    keyed, bits = Keyed(autoencoder(), BITS), messages(3)
+def test_marks_have_the_psnr_that_was_asked_for(inner: tuple[Tensor, Tensor], psnr: float) -> None:
+    pictures, maps = inner[0] * 0.5, inner[1]  # nothing is clipped
+    assert pictures.shape == (3, 3, 48 - 2 * FRAME, 56 - 2 * FRAME)
+    keyed, bits = Keyed(maps.shape[1], BITS), messages(3)
     with torch.no_grad():
-        marked = keyed(features, bits, psnr)
-        plain = keyed.decode(features, None)[..., FRAME:-FRAME, FRAME:-FRAME].clamp(-1, 1)
-        other = keyed(features, 1 - bits, psnr)
-    assert marked.shape == (3, 3, 40 - 2 * FRAME, 48 - 2 * FRAME)
-    error = (marked - plain).square().mean((1, 2, 3))
+        marked, other = keyed(pictures, maps, bits, psnr), keyed(pictures, maps, 1 - bits, psnr)
+    error = (marked - pictures).square().mean((1, 2, 3))
     torch.testing.assert_close(10 * torch.log10(4 / error), torch.full((3,), psnr), atol=0.05, rtol=0)
     assert float((other - marked).abs().max()) > 0.01
 
 
-def test_bits_that_are_not_carried_change_nothing(features: Tensor) -> None:
-    keyed, bits, carried = Keyed(autoencoder(), BITS), messages(3), torch.ones(3, BITS)
+def test_a_message_adds_up_its_filters_all_of_one_size() -> None:
+    torch.manual_seed(0)
+    keyed, pictures, maps = Keyed(2, 3), torch.zeros(1, 3, 8, 8), torch.randn(1, 2, 6, 6)
+    with torch.no_grad():
+        before = keyed(pictures, maps, torch.tensor([[0.0, 1.0, 1.0]]), 30.0)
+        keyed.filters[1].mul_(7)  # the size of a filter says nothing
+        keyed.filters[0].neg_()  # the first bit's filter for 0 ...
+        keyed.filters[3].copy_(-keyed.filters[0])  # ... is now the one for 1
+        after = keyed(pictures, maps, torch.tensor([[1.0, 1.0, 1.0]]), 30.0)
+    torch.testing.assert_close(after, before)
+    keyed.filters.data[1].copy_(keyed.filters.data[4])  # the second bit writes the same for 0 and 1
+    written = [keyed(pictures, maps, torch.tensor([bits]), 30.0) for bits in ([1.0, 0.0, 1.0], [1.0, 1.0, 1.0])]
+    assert torch.equal(*written)
+
+
+def test_marks_move_with_the_picture() -> None:
+    torch.manual_seed(0)
+    keyed, bits = Keyed(2, BITS), torch.ones(1, BITS)
+    pictures, maps = torch.zeros(1, 3, 40, 40), torch.zeros(1, 2, 22, 22)
+    maps[..., 8:12, 8:12] = torch.randn(2, 4, 4)
+    with torch.no_grad():
+        written, moved = keyed(pictures, maps, bits, 30.0), keyed(pictures, maps.roll((2, 3), (2, 3)), bits, 30.0)
+    torch.testing.assert_close(moved[..., 4:, 6:], written[..., :-4, :-6])
+
+
+def test_bits_that_are_not_carried_change_nothing(inner: tuple[Tensor, Tensor]) -> None:
+    keyed, bits, carried = Keyed(inner[1].shape[1], BITS), messages(3), torch.ones(3, BITS)
     carried[:, 2] = 0
     other = bits.clone()
     other[:, 2] = 1 - other[:, 2]
     with torch.no_grad():
-        assert torch.equal(keyed(features, bits, 30.0, carried), keyed(features, other, 30.0, carried))
-        assert not torch.equal(keyed(features, bits, 30.0), keyed(features, other, 30.0))
-
-
-def test_only_the_changes_learn(features: Tensor) -> None:
-    keyed = Keyed(autoencoder(), BITS)
-    keyed(features, messages(3), 20.0).square().mean().backward()
-    learning = {name for name, parameter in keyed.named_parameters() if parameter.requires_grad}
-    assert learning == {name for name, _ in keyed.named_parameters() if name.endswith(".changes")}
-    assert len(learning) == 4, "both convolutions of both residual blocks"
-    assert all(bool((p.grad != 0).any()) for p in keyed.parameters() if p.requires_grad and p.grad is not None)
-    assert all((p.grad is not None) == p.requires_grad for p in keyed.parameters())
+        assert torch.equal(keyed(*inner, bits, 30.0, carried), keyed(*inner, other, 30.0, carried))
+        assert not torch.equal(keyed(*inner, bits, 30.0), keyed(*inner, other, 30.0))
 
 
 def test_an_extractor_learns_with_them(scenes: Shards, tmp_path: Path) -> None:
@@ -115,8 +121,8 @@ def test_an_extractor_learns_with_them(scenes: Shards, tmp_path: Path) -> None:
     values = {**TINY_EXTRACTOR, "scenes": scenes.path, "bits": BITS, "batch_size": 6, "decoder": tmp_path / "vae"}
     method = TrainExtractor(ExtractorConfig.model_validate(values))
     batch = method.batch(0, stream(0, "b"))
-    assert (batch["images"].shape[0], batch["features"].shape[0], len(batch["bits"])) == (3, 3, 6)
-    assert batch["features"].shape[-1] == 32 + 2 * FRAME
+    assert (batch["images"].shape[0], batch["drawn"].shape[0], len(batch["bits"])) == (3, 3, 6)
+    assert (batch["drawn"].shape[-1], batch["maps"].shape[-1]) == (32, 18)
     loss, metrics = method(batch, stream(0, "f"))
     loss.backward()
     assert "accuracy_keyed" in metrics
