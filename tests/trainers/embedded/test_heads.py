@@ -94,6 +94,7 @@ def test_it_learns_and_gradients_reach_every_parameter() -> None:
     idle = [name for name, p in trainer.named_parameters() if p.grad is None]
     assert all(name.startswith("generator.superresolution.") and name.endswith("noise_strength") for name in idle)
     assert set(metrics) == {"psnr", "mask", "depth", "surface", "finished"}
+    torch.manual_seed(0)
     trainer = TrainHeads(TINY.model_copy(update={"superres": None}))
     before = trainer.evaluate(stream(0, "evaluate"))
     optim = OptimConfig(steps=60, lr=5e-3, warmup=3, beta2=0.99, clip=10.0)
