@@ -39,8 +39,8 @@ TINY_HEADS = {
     "hidden": 16,
     "side": 16,
     "held_out": 4,
-    "batch": 6,
-    "rays": 160,
+    "batch": 8,
+    "rays": 96,
     "superres": (8, 8),
     "patch": 8,
 }

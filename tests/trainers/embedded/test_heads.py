@@ -94,9 +94,10 @@ def test_it_learns_and_gradients_reach_every_parameter() -> None:
     idle = [name for name, p in trainer.named_parameters() if p.grad is None]
     assert all(name.startswith("generator.superresolution.") and name.endswith("noise_strength") for name in idle)
     assert set(metrics) == {"psnr", "mask", "depth", "surface", "finished"}
-    trainer.zero_grad()
+    torch.manual_seed(0)
+    trainer = TrainHeads(TINY.model_copy(update={"superres": None}))
     before = trainer.evaluate(stream(0, "evaluate"))
-    optim = OptimConfig(steps=160, lr=1e-2, warmup=3, beta2=0.99, clip=10.0)
+    optim = OptimConfig(steps=60, lr=5e-3, warmup=3, beta2=0.99, clip=10.0)
     fit(trainer, optim, engine=Engine(PrecisionConfig(device="cpu")), seed=0)
     after = trainer.evaluate(stream(0, "evaluate"))
     assert after["psnr_unseen"] > before["psnr_unseen"] + 1.5, (before, after)

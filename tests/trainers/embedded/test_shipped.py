@@ -108,6 +108,7 @@ def test_heads_draws_unseen_heads() -> None:
     generator = load_heads(find_heads("heads"))
     rng = stream(5, "shipped heads")
     z, angles = torch.randn(4, LATENT, generator=rng), torch.rand(4, 2, generator=rng) - 0.5
-    found = compare(generator, z, angles, photograph(heads(z), angles[:, 0], angles[:, 1], generator.config.render.side))
+    meant = photograph(heads(z), angles[:, 0], angles[:, 1], generator.config.render.side)
+    found = compare(generator, z, angles, meant)
     assert found["psnr_unseen"] > 19.0, found
     assert found["depth_unseen"] < 0.03, found
