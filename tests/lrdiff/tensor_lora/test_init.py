@@ -70,7 +70,7 @@ def kronecker_rank(flat: Tensor, modes: tuple[int, ...], rank: int) -> int:
     """Rank of T seen as a sum of Kronecker products of the first mode with the others: its true ring rank at most."""
     a, b = modes[0], math.prod(modes[1:])
     matrix = functional.transform(flat.double(), modes, rank)
-    return int(torch.linalg.matrix_rank(matrix.view(a, b, a, b).transpose(1, 2).reshape(a * a, b * b), rtol=1e-9))
+    return int(torch.linalg.matrix_rank(matrix.view(a, b, a, b).transpose(1, 2).reshape(a * a, b * b), rtol=1e-6))
 
 
 def slices_apart(flat: Tensor, modes: tuple[int, ...], rank: int) -> float:
