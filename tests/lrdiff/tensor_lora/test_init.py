@@ -105,12 +105,13 @@ def test_paper_init_is_a_trap_and_ours_is_not() -> None:
     """Both facts: with the paper's start rank 2 and 4 learn no more than rank 1; with ours rank 2 learns much more."""
     one, _ = fit("broken-symmetry", 1)
     for rank in (2, 4):
-        loss, cores = fit("paper", rank)
+        # Long enough to compare, and short of the steps after which AdamW blows up rounding that differs by processor.
+        loss, cores = fit("paper", rank, steps=100)
         assert slices_apart(cores, (2, 3, 4), rank) == 0.0
         assert kronecker_rank(cores, (2, 3, 4), rank) == 1
         # Equal slices a make the Kronecker factor R a, which AdamW moves R times as fast: the path of rank 1 at R times
         # the rate, to the same loss.
-        same, _ = fit("broken-symmetry", 1, rate=rank * 3e-2)
+        same, _ = fit("broken-symmetry", 1, rate=rank * 3e-2, steps=100)
         assert loss == pytest.approx(same, rel=1e-3)
     assert fit("paper", 2)[0] == pytest.approx(one, rel=1e-3)
     two, cores = fit("broken-symmetry", 2)
