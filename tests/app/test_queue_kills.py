@@ -7,7 +7,6 @@ The same with the true trainer takes minutes; `LRDIFF_KILL_ROUNDS=50` asks for i
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import random
@@ -22,9 +21,10 @@ from typing import Any
 
 import pytest
 
-from app import watch
+from app import text_runs, watch
 from app.device import Device
 from app.jobs import TRAINER, Queue
+from lrdiff.errors import RunError
 from tests.app.conftest import SHORT_TRAINER, submit, wait_for
 from trainers.rundir import ENDED, RunDir, TakenError, is_alive
 
@@ -102,9 +102,14 @@ class Stage:
                 continue
             problem = self.queue.why_not_resume(name)
             if not problem:
-                # A terminal may be taking it in this moment, which the queue is then told.
-                with contextlib.suppress(TakenError):
+                # A terminal may be taking it in this moment, or have taken it since the look; the queue is then told.
+                try:
                     self.queue.resume(name)
+                except TakenError:
+                    pass
+                except RunError as error:
+                    if not self.terminals or str(error) != text_runs.IS_RUNNING.format(name=name):
+                        raise
             elif "no checkpoint" in problem:
                 again = self.queue.repeat(name)
                 names = names - {name} | {self.queue.name(again)}
