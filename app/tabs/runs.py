@@ -18,6 +18,7 @@ from app.tabs.plot import plot
 from app.tabs.pulse import Pulse, stamp
 from app.tabs.run_list import RunList, listed
 from app.tabs.trash import TrashTab
+from app.theme import SERIES_COLORS
 from app.told import told
 
 
@@ -79,7 +80,7 @@ class RunsTab:
         with gr.Row(equal_height=False, visible=False) as self.charts:
             with gr.Column(min_width=300):
                 gr.HTML(section(text.CHART), elem_classes="section", padding=False)
-                self.chart = plot("chart")
+                self.chart = plot("chart", colors=dict(zip(text.SERIES.values(), SERIES_COLORS, strict=True)))
             with gr.Column(min_width=300):
                 gr.HTML(section(text.METRICS), elem_classes="section", padding=False)
                 self.metric = gr.Dropdown(
@@ -91,7 +92,7 @@ class RunsTab:
                     elem_id="metric",
                     container=False,
                 )
-                self.metrics = plot("metrics", text.METRICS, height=286)
+                self.metrics = plot("metrics", text.METRICS, height=286, is_single=True)
 
     @property
     def outputs(self) -> list[Any]:
@@ -211,7 +212,7 @@ class RunsTab:
             watch.card(view),
             gr.update(visible=True) if changed() else gr.skip(),
             gr.update(visible=bool(view.metrics)) if changed("metrics") else gr.skip(),
-            watch.drawn(watch.chart(view.metrics)) if changed("metrics") else gr.skip(),
+            watch.drawn(watch.losses(view.metrics)) if changed("metrics") else gr.skip(),
             gr.update(choices=seen["offered"], value=metric) if changed("offered", "metric") else gr.skip(),
             watch.drawn(watch.chart(view.metrics, shown)) if changed("metrics", "metric") else gr.skip(),
             strip(view.run) if changed("previews") else gr.skip(),
