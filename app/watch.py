@@ -16,7 +16,6 @@ import pandas as pd
 from app import text
 from app.jobs import Queue
 from app.outcome import last_words, log_tail, usable_artifact
-from app.theme import COMPARED_COLORS, SERIES_COLORS
 from lrdiff.errors import RunError
 from trainers.rundir import RunDir
 
@@ -138,18 +137,17 @@ def chart(metrics: Sequence[Mapping[str, Any]], series: Mapping[str, str] = text
     return pd.DataFrame(rows, columns=pd.Index(CHART_COLUMNS))
 
 
-def drawn(points: pd.DataFrame) -> Any:
-    """Return the update of a plot. One that was first drawn without a point stays flat for ever, so it is not shown.
+def losses(metrics: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the losses of a run as `chart` does, from the first training loss on.
 
-    gradio draws a line that was not there at first only when the colours change with it, so the colours are those of
-    the lines that are there.
+    A run measures on fixed noise before its first step, and gradio never draws a line that a chart did not begin with.
     """
-    if points.empty:
-        return gr.update(visible=False)
-    known = dict(zip(text.SERIES.values(), SERIES_COLORS, strict=True))
-    series = dict.fromkeys(points["series"])
-    colors = {name: known.get(name, COMPARED_COLORS[n % len(COMPARED_COLORS)]) for n, name in enumerate(series)}
-    return gr.update(value=points, visible=True, color_map=colors)
+    return chart(metrics if any("loss" in line for line in metrics) else ())
+
+
+def drawn(points: pd.DataFrame) -> Any:
+    """Return the update of a plot. One that was first drawn without a point stays flat for ever, so it is not shown."""
+    return gr.update(visible=False) if points.empty else gr.update(value=points, visible=True)
 
 
 def _thinned(lines: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:

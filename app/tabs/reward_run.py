@@ -13,7 +13,7 @@ from app.site import Site
 from app.strip import before_and_after
 from app.tabs.parts import QUIET, section
 from app.tabs.plot import plot
-from app.tabs.pulse import Pulse, stamp
+from app.tabs.pulse import Pulse, Update, stamp
 from app.tabs.step_range import StepRange
 from app.told import told
 
@@ -76,7 +76,7 @@ class RewardRun:
         return [self.name, self.strength, self.range.begin, self.range.end]
 
     def _wire(self) -> None:
-        self.pulse.wire(self.glance, [self.name], self.card, self.refresh, self.looked_at, self.outputs)
+        self.pulse.wire(self.glance, [self.name], self.card, Update(self.refresh, self.looked_at, self.outputs))
         self.name.input(self.refresh, self.looked_at, self.outputs, **QUIET)
         self.stop.click(told(self._stop), self.name, None, **QUIET).then(
             self.refresh, self.looked_at, self.outputs, **QUIET

@@ -15,10 +15,14 @@ from app.strip import strip
 from app.tabs.compare import CompareTab
 from app.tabs.parts import QUIET, section
 from app.tabs.plot import plot
-from app.tabs.pulse import Pulse, stamp
+from app.tabs.pulse import Pulse, Update, stamp
 from app.tabs.run_list import RunList, listed
 from app.tabs.trash import TrashTab
+from app.theme import SERIES_COLORS
 from app.told import told
+
+MOVING = ("metrics", "log")
+"""What changes at every few steps of a run, and costs a visitor little: curves and log."""
 
 
 class RunsTab:
@@ -42,7 +46,7 @@ class RunsTab:
         with gr.Accordion(text.TRASH, open=False, elem_id="trash") as fold:
             self.trash = TrashTab(site, fold)
         self.seen = gr.State({})
-        self.pulse = Pulse()
+        self.pulse = Pulse(2)
         self._wire()
 
     def _render_details(self) -> None:
@@ -79,7 +83,7 @@ class RunsTab:
         with gr.Row(equal_height=False, visible=False) as self.charts:
             with gr.Column(min_width=300):
                 gr.HTML(section(text.CHART), elem_classes="section", padding=False)
-                self.chart = plot("chart")
+                self.chart = plot("chart", colors=dict(zip(text.SERIES.values(), SERIES_COLORS, strict=True)))
             with gr.Column(min_width=300):
                 gr.HTML(section(text.METRICS), elem_classes="section", padding=False)
                 self.metric = gr.Dropdown(
@@ -91,7 +95,7 @@ class RunsTab:
                     elem_id="metric",
                     container=False,
                 )
-                self.metrics = plot("metrics", text.METRICS, height=286)
+                self.metrics = plot("metrics", text.METRICS, height=286, is_single=True)
 
     @property
     def outputs(self) -> list[Any]:
@@ -107,7 +111,9 @@ class RunsTab:
         return [self.picker, self.metric, self.seen]
 
     def _wire(self) -> None:
-        self.pulse.wire(self.glance, self.looked_at[:2], self.card, self.refresh, self.looked_at, self.outputs)
+        everything = Update(self.refresh, self.looked_at, self.outputs)
+        moving = Update(self.advance, self.looked_at, [self.chart, self.metrics, self.log, self.seen])
+        self.pulse.wire(self.glance, self.looked_at[:2], self.card, everything, moving)
         self.picker.change(self.refresh, self.looked_at, self.outputs, **QUIET)
         self.metric.input(self.refresh, self.looked_at, self.outputs, **QUIET)
         for button, act in ((self.stop, self._stop), (self.resume, self._resume)):
@@ -141,15 +147,17 @@ class RunsTab:
         self.site.queue.delete(name)
         gr.Info(text.DELETED.format(name=name))
 
-    def glance(self, name: str | None, metric: str | None) -> tuple[str, str]:
-        """Return the head of the run that is shown, and the stamp of everything else on the page.
+    def glance(self, name: str | None, metric: str | None) -> tuple[str, str, str]:
+        """Return the head of the run that is shown, the stamp of what changes now and then, and that of the rest.
 
         Args:
             name: The run that is shown; None takes the one a visitor most likely wants.
             metric: What the second chart shows; None takes the first there is.
         """
         view = self._look(name)
-        return (_empty() if view is None else watch.card(view)), stamp(self._seen(view, metric))
+        seen = self._seen(view, metric)
+        moving = {key: seen.pop(key, None) for key in MOVING}
+        return (_empty() if view is None else watch.card(view)), stamp(seen), stamp(moving)
 
     def _look(self, name: str | None) -> watch.Snapshot | None:
         queue = self.site.queue
@@ -169,6 +177,7 @@ class RunsTab:
             "name": view.name,
             "list": listed(queue, view.name),
             "facts": watch.facts(view),
+            "curves": bool(view.metrics),
             "metrics": len(view.metrics),
             "metric": metric if metric in offered else next(iter(offered), None),
             "offered": offered,
@@ -177,6 +186,21 @@ class RunsTab:
             "buttons": [not ended and not view.is_stopping, view.can_resume, view.has_artifact, ended],
             "report": ended and (view.run.path / "report.html").is_file(),
         }
+
+    def advance(self, name: str | None, metric: str | None, before: dict[str, Any]) -> list[Any]:
+        """Return the updates of curves and log, and what the page then shows; arguments as `refresh` takes them."""
+        view = self._look(name)
+        if view is None or view.name != before.get("name"):
+            # Another run comes onto the page, with everything that belongs to it.
+            return [gr.skip()] * 4
+        seen = self._seen(view, metric)
+        shown = _one(seen["metric"])
+        return [
+            watch.drawn(watch.losses(view.metrics)),
+            watch.drawn(watch.chart(view.metrics, shown)),
+            seen["log"],
+            before | {key: seen[key] for key in MOVING},
+        ]
 
     def refresh(self, name: str | None, metric: str | None, before: dict[str, Any]) -> list[Any]:
         """Return the updates of `outputs`; what looks as it did before is left alone.
@@ -197,7 +221,7 @@ class RunsTab:
             hidden, skipped = gr.update(visible=False), [gr.skip()] * 8
             return [warned, hidden, "", "", _empty(), hidden, *skipped, *[hidden] * 7, seen]
         metric = seen["metric"]
-        shown = {metric: metric} if metric else {}
+        shown = _one(metric)
 
         def button(visible: bool, key: str = "buttons", **more: Any) -> Any:
             return gr.update(visible=visible, **more) if changed(key) else gr.skip()
@@ -210,8 +234,8 @@ class RunsTab:
             seen["name"] if changed() else gr.skip(),
             watch.card(view),
             gr.update(visible=True) if changed() else gr.skip(),
-            gr.update(visible=bool(view.metrics)) if changed("metrics") else gr.skip(),
-            watch.drawn(watch.chart(view.metrics)) if changed("metrics") else gr.skip(),
+            gr.update(visible=seen["curves"]) if changed("curves") else gr.skip(),
+            watch.drawn(watch.losses(view.metrics)) if changed("metrics") else gr.skip(),
             gr.update(choices=seen["offered"], value=metric) if changed("offered", "metric") else gr.skip(),
             watch.drawn(watch.chart(view.metrics, shown)) if changed("metrics", "metric") else gr.skip(),
             strip(view.run) if changed("previews") else gr.skip(),
@@ -227,6 +251,11 @@ class RunsTab:
             button(can_delete),
             seen,
         ]
+
+
+def _one(metric: str | None) -> dict[str, str]:
+    """Return the series of a chart of one figure."""
+    return {metric: metric} if metric else {}
 
 
 def _troubles(troubles: list[str]) -> Any:

@@ -21,6 +21,7 @@ from lrdiff.images import to_image
 from lrdiff.metadata import read_parameters
 from tests.app.test_verify_page import BITS, marked
 from tests.lrdiff.watermark.conftest import build_extractor
+from trainers.rundir import create, process_identity
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking")
@@ -212,6 +213,30 @@ def test_a_run_is_stopped_resumed_and_deleted(
     page.get_by_role("button", name=text.RESTORE).click()
     expect(badge).to_have_text(text.STATES["stopped"], timeout=SLOW)
     assert site.queue.trash() == []
+
+
+def test_charts_of_a_run_under_way_get_every_line(
+    browser_page: Page, site: Site, settings: Callable[..., dict[str, Any]]
+) -> None:
+    page, lines = browser_page, browser_page.locator("#chart .mark-line path")
+    run = create(site.queue.root / "mug", "tensor-lora", settings(100))
+    run.update(state="running", process=process_identity())
+    run.append_metrics({"step": 0, "loss_fixed": 0.5, "loss_validation": 0.6})
+    tab(page, text.TAB_RUNS)
+    expect(page.locator(".run .badge")).to_have_text(text.STATES["running"])
+    for step in (10, 20, 30):
+        run.append_metrics({"step": step, "loss": 0.7 - step / 300, "grad_norm": 0.1, "reward": step / 10})
+    run.append_metrics({"step": 30, "loss_fixed": 0.4, "loss_validation": 0.55})
+    expect(lines).to_have_count(3)
+    for name in text.SERIES.values():
+        expect(page.locator("#chart")).to_contain_text(name)
+    other = page.locator("#metrics .mark-line path")
+    expect(other).to_have_count(1)
+    before = other.get_attribute("d")
+    page.locator("#metric input").click()
+    page.get_by_role("option", name="reward").click()
+    expect(other).not_to_have_attribute("d", str(before))
+    expect(other).to_have_attribute("d", re.compile("L"))
 
 
 def test_a_visitor_logs_in_and_out(site: Site, tmp_path: Path) -> None:

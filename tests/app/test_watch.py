@@ -87,13 +87,10 @@ def test_durations(seconds: float, shown: str) -> None:
     assert text.duration(seconds) == shown
 
 
-def test_a_line_that_comes_later_changes_the_colours() -> None:
-    """Only then does gradio draw it: a run logs its validation loss before its first training loss."""
-    first = watch.drawn(watch.chart([{"step": 0, "loss_fixed": 0.5}]))["color_map"]
-    later = watch.drawn(watch.chart([{"step": 0, "loss_fixed": 0.5}, {"step": 10, "loss": 0.4}]))["color_map"]
-    assert (set(first), set(later)) == ({text.SERIES["loss_fixed"]}, {text.SERIES["loss_fixed"], text.SERIES["loss"]})
-    assert first.items() <= later.items()
-    assert watch.drawn(watch.chart([]))["visible"] is False
+def test_losses_are_drawn_from_the_first_training_loss_on() -> None:
+    assert watch.losses([{"step": 0, "loss_fixed": 0.5}]).empty
+    found = watch.losses([{"step": 0, "loss_fixed": 0.5}, {"step": 10, "loss": 0.4}])
+    assert set(found["series"]) == {text.SERIES["loss_fixed"], text.SERIES["loss"]}
 
 
 def test_a_list_of_runs_calls_nothing_finished_that_has_no_adapter(waiting: Queue, run: RunDir) -> None:
