@@ -19,8 +19,8 @@ from lrdiff import __version__
 from lrdiff.assets import ASSETS
 
 ROOT = ASSETS.parent
-SHIPPED = ("toys",)
-"""Models without which the commands' defaults do not work."""
+SHIPPED = {"toys": "model_index.json", "extractor": "model.safetensors"}
+"""Models without which the commands' defaults do not work, and a file that each must have."""
 
 LOW_DISK = 2e9
 """Bytes below which a run's checkpoints, previews and images soon fill the disk."""
@@ -214,10 +214,10 @@ def _disk() -> Iterator[Finding]:
 def _models() -> Iterator[Finding]:
     """Compare every file of the manifest with its checksum."""
     listed = manifest()
-    for name in SHIPPED:
+    for name, file in SHIPPED.items():
         if any(path.startswith(f"models/{name}/") for path in listed):
             continue
-        if (ASSETS / "models" / name / "model_index.json").is_file():
+        if (ASSETS / "models" / name / file).is_file():
             yield Finding("shipped models", name, "present, but not in assets/MANIFEST.toml, so it cannot be checked")
         else:
             yield Finding("shipped models", name, "absent", "problem", f"lrdiff embedded make {name}")

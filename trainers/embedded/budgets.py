@@ -136,7 +136,12 @@ CPU = Budget(
     ),
     dit=_dit((1200, 64), (400, 32), (160, 8), lr=2e-3, every=50, precision=PrecisionConfig(device="cpu", dtype="bf16")),
     dit_scenes={8: 0, 16: 8192, 32: 1024},
-    heads=_heads((450, 600), {}, every=150, precision=PrecisionConfig(device="cpu", dtype="bf16")),
+    heads=_heads(
+        (900, 1800),
+        {"channels": (192, 160, 128, 96, 48)},
+        every=150,
+        precision=PrecisionConfig(device="cpu", dtype="bf16"),
+    ),
     people=500,
     head_probes=_head_probes(300),
     precision=PrecisionConfig(device="cpu"),
