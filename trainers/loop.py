@@ -147,6 +147,8 @@ def build_optimizer(groups: Sequence[ParamGroup], optim: OptimConfig, engine: En
         if kind is Muon:
             raise ConfigError("optim.optimizer is adamw-8bit, but this method takes steps of its own; use adamw")
         kind, more = eight_bit_adamw(engine.device), {}
+    if kind is Muon:
+        more["half"] = engine.dtype == torch.bfloat16
     return kind(
         [
             {

@@ -23,8 +23,20 @@ class Muon(torch.optim.AdamW):
     0.2 sqrt(max(n, m)) gives a step the size that AdamW's steps have, so one learning rate serves both (Liu et al.,
     arXiv 2502.16982).
 
-    Differs from the papers: UV^T is approximated in the weights' own number format, not in bf16 (slow on CPUs).
+    UV^T is approximated in bf16, as in the papers, where the training itself computes in bf16, and else in the weights'
+    own number format: not every CPU is fast with bf16.
     """
+
+    def __init__(self, params: Any, *, half: bool = False, **more: Any) -> None:
+        """Take parameter groups, each with `orthogonal`.
+
+        Args:
+            params: Groups.
+            half: Whether to approximate in bf16.
+            more: Settings of AdamW.
+        """
+        super().__init__(params, **more)
+        self.half = half
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -53,7 +65,8 @@ class Muon(torch.optim.AdamW):
         gradient = parameter.grad
         assert gradient is not None
         momentum.lerp_(gradient, 1 - MOMENTUM)
-        direction = orthogonalised(gradient.lerp(momentum, MOMENTUM).flatten(1))
+        matrix = gradient.lerp(momentum, MOMENTUM).flatten(1)
+        direction = orthogonalised(matrix.bfloat16() if self.half else matrix).to(matrix.dtype)
         parameter.mul_(1 - lr * decay)
         parameter.add_(direction.view(parameter.shape), alpha=-0.2 * lr * math.sqrt(max(direction.shape)))
 

@@ -54,6 +54,13 @@ def test_the_iteration_comes_near_the_orthogonal_factor(shape: tuple[int, int]) 
     assert orthogonalised(1000 * matrix).allclose(found)
 
 
+def test_in_half_precision_the_directions_are_the_same_within_its_rounding() -> None:
+    matrix = torch.randn(24, 216, generator=torch.Generator().manual_seed(2))
+    found, exact = orthogonalised(matrix.bfloat16()).float(), orthogonalised(matrix)
+    assert float(torch.cosine_similarity(found.flatten(), exact.flatten(), dim=0)) > 0.999
+    assert found.dtype == exact.dtype
+
+
 def test_a_zero_gradient_moves_nothing() -> None:
     assert not orthogonalised(torch.zeros(3, 4)).any()
 

@@ -34,6 +34,11 @@ class Shards:
         """Number of images."""
         return sum(len(array) for array in self.arrays)
 
+    @property
+    def side(self) -> int:
+        """Of every image, in pixels."""
+        return self.arrays[0].shape[-1]
+
     def images(self, indices: Tensor) -> Tensor:
         """Return images [B, 3, H, W] in [-1, 1]."""
         size = len(self.arrays[0])

@@ -16,6 +16,7 @@ from trainers.embedded.latents import write_latents
 from trainers.embedded.make import DATA_SEED
 from trainers.embedded.scenes import VIEWS, SceneSet, render_set
 from trainers.embedded.shards import Shards
+from trainers.embedded.toys_unet import SMALL
 from trainers.embedded.toys_vae import build_vae
 
 TINY_VAE = {"channels": (8, 8, 8, 16), "latent_channels": 4, "batch_size": 2, "crop": 32}
@@ -56,7 +57,7 @@ def micro_budget(scenes: int = SCENES) -> Budget:
         subjects=4,
         vae=Training(TINY_VAE, optim, every=2),
         decoder=Training(TINY_VAE, optim, every=2),
-        unet=Training(TINY_UNET, optim, every=2),
+        unet=Training({**TINY_UNET, "small_steps": 1, "small_batch_size": 3}, optim, every=2),
         probes={"probe-a": Training(TINY_PROBE, optim, every=2)},
         extractor=Training(TINY_EXTRACTOR, optim, every=2),
         dit=Training({**TINY_DIT, "stages": STAGES}, optim, every=2),
@@ -97,10 +98,12 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Shards:
 
 @pytest.fixture(scope="session")
 def latents(scenes: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of latents by an untrained autoencoder; read-only by agreement."""
+    """Return a folder of latents by an untrained autoencoder, and small ones; read-only by agreement."""
     folder = tmp_path_factory.mktemp("embedded") / "latents"
     torch.manual_seed(0)
-    write_latents(build_vae(TINY_VAE["channels"], TINY_VAE["latent_channels"], 128), scenes, folder)
+    vae = build_vae(TINY_VAE["channels"], TINY_VAE["latent_channels"], 128)
+    write_latents(vae, scenes, folder)
+    write_latents(vae, scenes, folder / SMALL, pixels=scenes.side // 2)
     return folder
 
 

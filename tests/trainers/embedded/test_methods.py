@@ -72,6 +72,14 @@ def test_denoiser_steps_and_averages(latents: Path) -> None:
             assert 0.1 < float(between.detach()) < 1.0
 
 
+def test_the_first_steps_see_small_pictures(latents: Path) -> None:
+    more = {"small_steps": 2, "small_batch_size": 3}
+    method = build(ToysUnet, ToysUnetConfig(latents=latents, **{**TINY_UNET, **more}))
+    shapes = [tuple(method.batch(index, stream(0, "batch", index))["latents"].shape) for index in (0, 1, 2)]
+    assert shapes == [(3, 4, 8, 8), (3, 4, 8, 8), (2, 4, 16, 16)]
+    assert torch.isfinite(torch.tensor(steps(method, 3).metrics["loss"]))
+
+
 def test_averages_follow_the_dtype_and_device(latents: Path) -> None:
     method = ToysUnet(ToysUnetConfig(latents=latents, **TINY_UNET)).double()
     assert {value.dtype for value in method.averages.values()} == {torch.float64}
