@@ -54,8 +54,8 @@ class ToysUnetConfig(Settings):
     """How the denoiser and the text encoder are built and trained."""
 
     latents: Path
-    """Folder with `latents.npy` (float16 [N, 8, 16, 16]) and `scenes.jsonl`, and with a folder `small` of the same at half
-    the side where there are steps for it."""
+    """Folder with `latents.npy` (float16 [N, 8, 16, 16]) and `scenes.jsonl`, and where there are steps for it with a
+    folder `small` of the same at half the side."""
 
     small_steps: NonNegativeInt = 0
     """Steps at the beginning that see pictures of half the side."""
