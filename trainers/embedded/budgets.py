@@ -130,13 +130,13 @@ CPU = Budget(
     ),
     unet=Training(
         {"channels": (128, 160, 208), "small_steps": 800, "batch_size": 64},
-        OptimConfig(steps=2200, lr=1e-3, warmup=60, weight_decay=1e-2, schedule="linear"),
+        OptimConfig(steps=2000, lr=1e-3, warmup=60, weight_decay=1e-2, schedule="linear"),
         precision=PrecisionConfig(device="cpu", dtype="bf16"),
     ),
     probes=_probes(4000, 48, 8),
     extractor=Training(
-        {"psnr": (14.0, 32.0), "ramp": 5000, "settle": 11000, "keyed_share": 0.75, "stamp_share": 0.0},
-        OptimConfig(steps=13000, lr=2e-3, warmup=50, weight_decay=1e-3, schedule="linear"),
+        {"psnr": (14.0, 32.0), "ramp": 10000, "settle": 40000},
+        OptimConfig(steps=50000, lr=2e-3, warmup=50, weight_decay=1e-3, schedule="linear"),
         precision=PrecisionConfig(device="cpu", dtype="bf16"),
     ),
     dit=_dit((1200, 64), (400, 32), (160, 8), lr=2e-3, every=50, precision=PrecisionConfig(device="cpu", dtype="bf16")),
