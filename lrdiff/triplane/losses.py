@@ -8,8 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lrdiff.errors import ShapeError
+
 LEVELS = 3
 POOL = 4
+WINDOW, SIGMA = 11, 1.5
+"""Of the Gaussian window of SSIM, in pixels."""
+STEADY = (0.01**2, 0.03**2)
+"""SSIM's constants c1 and c2 for pixels in [0, 1]."""
 
 
 def pyramid(one: Tensor, other: Tensor, levels: int = LEVELS) -> Tensor:
@@ -69,3 +75,39 @@ def psnr(one: Tensor, other: Tensor) -> Tensor:
     """Return the PSNR in dB of each of a batch of pictures in [-1, 1], [B]; infinite for equal pictures."""
     error = (one.clamp(-1, 1) - other.clamp(-1, 1)).square().mean((1, 2, 3))
     return -10 * torch.log10(error / 4)
+
+
+def ssim(one: Tensor, other: Tensor) -> Tensor:
+    """Return the structural similarity (Wang et al. 2004) of each of a batch of pictures, [B]; 1 for equal pictures.
+
+        (2 m n + c1) (2 cov + c2) / ((m^2 + n^2 + c1) (var + var' + c2))
+
+    over Gaussian windows that lie wholly in the picture, averaged over places and colour channels.
+
+    Args:
+        one: [B, C, H, W] in [-1, 1], at least 11 pixels on a side; values beyond are clipped.
+        other: The same shape.
+
+    Raises:
+        ShapeError: The shapes differ, or a side is shorter than the window.
+    """
+    if one.shape != other.shape or min(one.shape[-2:]) < WINDOW:
+        raise ShapeError(
+            f"SSIM compares pictures of one shape, {WINDOW} pixels or more on a side, not {list(one.shape)} with "
+            f"{list(other.shape)}; enlarge them or compare others"
+        )
+    x, y = ((image.clamp(-1, 1) + 1) / 2 for image in (one, other))
+    distance = torch.arange(WINDOW, device=one.device, dtype=one.dtype) - WINDOW // 2
+    line = torch.exp(-0.5 * (distance / SIGMA).square())
+    line = line / line.sum()
+    kernel = torch.outer(line, line).expand(one.shape[1], 1, -1, -1)
+
+    def mean(image: Tensor) -> Tensor:
+        return functional.conv2d(image, kernel, groups=one.shape[1])
+
+    m, n = mean(x), mean(y)
+    variance, other_variance, covariance = mean(x * x) - m * m, mean(y * y) - n * n, mean(x * y) - m * n
+    c1, c2 = STEADY
+    luminance = (2 * m * n + c1) / (m * m + n * n + c1)
+    structure = (2 * covariance + c2) / (variance + other_variance + c2)
+    return (luminance * structure).mean((1, 2, 3))

@@ -31,7 +31,7 @@ from lrdiff.probe import load_probe
 from lrdiff.rng import stream
 from lrdiff.triplane.generator import TriplaneGenerator, View
 from lrdiff.triplane.inversion import Anchors, InversionConfig, invert
-from lrdiff.triplane.losses import psnr
+from lrdiff.triplane.losses import psnr, ssim
 from lrdiff.triplane.personal import orbit
 from lrdiff.triplane.store import find, fingerprint, load
 from lrdiff.world.heads import LATENT, ONE_SIDED_MARKS
@@ -115,7 +115,7 @@ def main(arguments: list[str]) -> int:
 
 def measured(number: int, arm: str, plan: Plan, model: str, may_start: bool) -> dict[str, Any]:
     """Return the figures of a subject and an arm, from the cache if they are there; {} if they may not be begun."""
-    key = json.dumps([number, arm, ARMS[arm], asdict(plan), fingerprint(find(model))])
+    key = json.dumps([number, arm, ARMS[arm], asdict(plan), fingerprint(find(model)), list(FIGURES)])
     path = CACHE / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     if path.is_file():
         return json.loads(path.read_text())
@@ -186,8 +186,8 @@ def compare(
 ) -> dict[str, float]:
     """Return how near a tuned generator comes to a person.
 
-    PSNR and the cosine of identities ("same") of the photos, of both sides, and of other expressions; depth errors,
-    what is seen of the mark, and drift of other heads.
+    PSNR, SSIM and the cosine of identities ("same") of the photos, of both sides, and of other expressions; depth
+    errors, what is seen of the mark, and drift of other heads.
 
     Args:
         generator: Tuned.
@@ -199,11 +199,10 @@ def compare(
     """
     ws, probe = anchors.ws.expand(-1, base.config.latents, -1), load_probe(MEASURE)
 
-    def near(image: Tensor, meant: Tensor) -> Tensor:
-        return psnr(_measured(image), _measured(meant))
-
-    def same(image: Tensor, meant: Tensor) -> Tensor:
-        return (probe.identity(image.clamp(-1, 1)) * probe.identity(meant)).sum(1)
+    def alike(image: Tensor, meant: Tensor) -> dict[str, Tensor]:
+        same = (probe.identity(image.clamp(-1, 1)) * probe.identity(meant)).sum(1)
+        small, target = _measured(image), _measured(meant)
+        return {"": psnr(small, target), "ssim_": ssim(small, target), "same_": same}
 
     def made(latents: Tensor, cameras: Tensor) -> View:
         return View(*(torch.cat(parts) for parts in zip(*(
@@ -211,33 +210,35 @@ def compare(
         ), strict=True)))  # fmt: skip
 
     image = made(ws, anchors.cameras).image
-    found = {"photos": float(near(image, shown.photos).mean()), "same_photos": float(same(image, shown.photos).mean())}
+    found = _means("photos", alike(image, shown.photos))
     recall: list[float] = []
     for name, views in shown.turned.items():
-        parts: dict[str, list[Tensor]] = {"": [], "same_": [], "depth_": []}
+        parts: dict[str, list[Tensor]] = {}
         for turned in views:
             seen = made(ws[:VIEWED], orbit(base, turned.angles))
-            parts[""].append(near(seen.image, turned.meant))
-            parts["same_"].append(same(seen.image, turned.meant))
             error = ((seen.depth - turned.depth).abs() * turned.mask).sum((1, 2, 3)) / turned.mask.sum((1, 2, 3))
-            parts["depth_"].append(error)
+            for kind, values in (alike(seen.image, turned.meant) | {"depth_": error}).items():
+                parts.setdefault(kind, []).append(values)
             if turned.plain is not None:
                 recall += mark_recall(*map(_measured, (seen.image, turned.meant, turned.plain)))
-        found |= {f"{kind}{name}": float(torch.cat(values).mean()) for kind, values in parts.items()}
+        found |= _means(name, {kind: torch.cat(values) for kind, values in parts.items()})
     if recall:
         found["mark_recall"] = statistics.fmean(recall)
     cameras = orbit(base, subject.angles[PHOTOS:])
     search = InversionConfig(steps=plan.anchor_steps, cameras="given", side=plan.anchor_side)
     with torch.enable_grad():
         other = invert(generator, shown.other, cameras, search)
-    found["expressions"] = float(
-        near(made(other.ws.expand(-1, base.config.latents, -1), cameras).image, shown.other).mean()
-    )
+    image = made(other.ws.expand(-1, base.config.latents, -1), cameras).image
+    found |= _means("expressions", alike(image, shown.other))
     z = torch.randn(4, LATENT, generator=stream(0, "other people"))
     camera = orbit(base, torch.zeros(4, 2))
     one, other = (g.view(base.mapping(z), camera).image for g in (generator, base))
     found["others"] = float(psnr(one, other).clamp(max=99).mean())
     return found
+
+
+def _means(name: str, values: dict[str, Tensor]) -> dict[str, float]:
+    return {f"{kind}{name}": float(value.mean()) for kind, value in values.items()}
 
 
 def _measured(image: Tensor) -> Tensor:
@@ -260,14 +261,15 @@ def mark_recall(image: Tensor, marked: Tensor, plain: Tensor) -> list[float]:
 
 def report(parts: list[dict[str, Any]], arms: list[str], plan: Plan, threads: int) -> None:
     """Print and write the means over subjects, and what symmetry does to symmetric and to one-sided ones."""
-    rows = []
-    for arm in arms:
-        own = [part for part in parts if part["arm"] == arm]
-        mean = {
-            name: statistics.fmean(part[name] for part in own if name in part) for name in own[0] if name in FIGURES
-        }
-        rows.append([arm, *(mean.get(name) for name in FIGURES), own[0]["parameters"], own[0]["bytes"] // 1000])
-        print(*(f"{cell:.2f}" if isinstance(cell, float) else cell for cell in rows[-1]), sep="  ")
+    rows: list[list[Any]] = []
+    for name, label in FIGURES.items():
+        each = [[part[name] for part in parts if part["arm"] == arm and name in part] for arm in arms]
+        rows.append([label, *(statistics.fmean(values) if values else None for values in each)])
+    first = [next(part for part in parts if part["arm"] == arm) for arm in arms]
+    rows.append(["trained numbers", *(part["parameters"] for part in first)])
+    rows.append(["kB", *(part["bytes"] // 1000 for part in first)])
+    for row in rows:
+        print(*(f"{cell:.3f}" if isinstance(cell, float) else cell for cell in row), sep="  ")
     subjects = sorted({part["subject"] for part in parts})
     effect = {}
     for kind, marks in (("symmetric", [m for m in MARKS if m not in ONE_SIDED_MARKS]), ("one-sided", ONE_SIDED_MARKS)):
@@ -282,12 +284,12 @@ def report(parts: list[dict[str, Any]], arms: list[str], plan: Plan, threads: in
     write(
         "my3dgen_evidence",
         "python -m tests.bench.my3dgen_evidence",
-        ["way", *FIGURES.values(), "trained numbers", "kB"],
+        ["means", *arms],
         rows,
         f"Means over {len(subjects)} unseen subjects, one seed, each with a mark that the prior cannot draw; "
         f"{plan.anchor_steps} steps for anchors, {plan.steps} of tuning, cameras given. "
         f"Symmetry on the unseen side (LoRA r = 1): {said or 'not measured'}. "
-        f"Identity: cosine between {MEASURE}, which is in no loss, of what is made and of what is meant. "
+        f"Identity: cosine between features of {MEASURE}, which is in no loss, of what is made and of what is meant. "
         f"{threads} thread(s).",
         {"parts": parts, "symmetry": effect, "plan": asdict(plan)},
     )
@@ -295,17 +297,24 @@ def report(parts: list[dict[str, Any]], arms: list[str], plan: Plan, threads: in
 
 FIGURES = {
     "photos": "photos, dB",
+    "ssim_photos": "photos, SSIM",
+    "same_photos": "photos, identity",
     "seen": "seen side, dB",
+    "ssim_seen": "seen side, SSIM",
+    "same_seen": "seen side, identity",
+    "depth_seen": "seen side, depth error",
+    "mark_recall": "seen side, mark found",
     "unseen": "unseen side, dB",
+    "ssim_unseen": "unseen side, SSIM",
+    "same_unseen": "unseen side, identity",
+    "depth_unseen": "unseen side, depth error",
     "expressions": "other expressions, dB",
-    "same_photos": "identity, photos",
-    "same_seen": "identity, seen side",
-    "same_unseen": "identity, unseen side",
-    "depth_unseen": "depth error, unseen side",
-    "mark_recall": "mark found",
+    "ssim_expressions": "other expressions, SSIM",
+    "same_expressions": "other expressions, identity",
     "others": "other heads as before, dB",
     "seconds": "processor seconds",
 }
+"""What is measured, and its name in the table. Parts that were kept without one of them are measured anew."""
 
 
 def _of(parts: list[dict[str, Any]], subject: int, arm: str) -> dict[str, Any]:

@@ -51,13 +51,16 @@ def test_a_measurement_is_kept_and_reported(tmp_path: Path, monkeypatch: pytest.
     assert bench.main([*words, "--minutes", "0"]) == 0, "everything is there"
     assert {path: path.read_bytes() for path in (tmp_path / "cache").iterdir()} == kept
     found = json.loads((tmp_path / "my3dgen_evidence.json").read_text())
-    table = [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
-    assert [row["way"] for row in table] == list(bench.ARMS)[:4]
-    inversion, lora, full, _ = table
+    ways = found["columns"][1:]
+    assert ways == list(bench.ARMS)[:4]
+    inversion, lora, full, _ = ({row[0]: row[1 + n] for row in found["rows"]} for n in range(len(ways)))
+    assert set(inversion) == {*bench.FIGURES.values(), "trained numbers", "kB"}
+    assert all(value is not None for value in inversion.values()), "every figure is measured"
     assert inversion["other heads as before, dB"] == 99.0 > lora["other heads as before, dB"]
     assert inversion["trained numbers"] == 0 < lora["trained numbers"] < full["trained numbers"]
-    assert 0 <= lora["mark found"] <= 1
+    assert 0 <= lora["seen side, mark found"] <= 1
     assert lora["photos, dB"] > inversion["photos, dB"]
+    assert all(-1 <= lora[f"{what}, SSIM"] <= 1 for what in ("photos", "seen side", "unseen side", "other expressions"))
     assert found["details"]["symmetry"]["symmetric"]["subjects"] == 1
 
 
