@@ -130,7 +130,7 @@ CPU = Budget(
     ),
     unet=Training(
         {"channels": (128, 160, 208), "small_steps": 800, "batch_size": 64},
-        OptimConfig(steps=2300, lr=1e-3, warmup=60, weight_decay=1e-2, schedule="linear"),
+        OptimConfig(steps=2000, lr=1e-3, warmup=60, weight_decay=1e-2, schedule="linear"),
         precision=PrecisionConfig(device="cpu", dtype="bf16"),
     ),
     probes=_probes(4000, 48, 8),
