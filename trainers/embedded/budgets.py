@@ -130,7 +130,7 @@ CPU = Budget(
     ),
     unet=Training(
         {"channels": (128, 160, 208), "small_steps": 800, "batch_size": 64},
-        OptimConfig(steps=2000, lr=1e-3, warmup=60, weight_decay=1e-2, schedule="linear"),
+        OptimConfig(steps=6000, lr=1e-3, warmup=60, weight_decay=1e-2, schedule="linear"),
         precision=PrecisionConfig(device="cpu", dtype="bf16"),
     ),
     probes=_probes(4000, 48, 8),
@@ -142,7 +142,7 @@ CPU = Budget(
     dit=_dit((1200, 64), (400, 32), (160, 8), lr=2e-3, every=50, precision=PrecisionConfig(device="cpu", dtype="bf16")),
     dit_scenes={8: 0, 16: 8192, 32: 1024},
     heads=_heads(
-        (900, 1800),
+        (900, 1400),
         {"channels": (192, 160, 128, 96, 48)},
         every=150,
         precision=PrecisionConfig(device="cpu", dtype="bf16"),
