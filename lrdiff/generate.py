@@ -77,9 +77,9 @@ def generate(
         ConfigError: Size, steps or sampler do not fit the model.
         NonFiniteError: An image came out as NaN or infinity.
     """
-    folder = png.writable(config.out)
     adapters = [read_adapter(spec) for spec in config.adapters]
     decoder = read_decoder(config.decoder) if config.decoder is not None else None
+    folder = png.writable(config.out)
     backbone = _checked(backbone, config) if backbone is not None else _load(config)
     width, height = image_size(backbone, config.width, config.height)
     items = plan(config)

@@ -403,7 +403,8 @@ def test_damaged_and_absent_adapters_are_refused(tiny_model_dir: Path, adapter_f
     damaged.write_bytes(adapter_file.read_bytes()[:-100])
     for path, words in ((damaged, "damaged"), (tmp_path / "absent.safetensors", "no such adapter")):
         with pytest.raises(ArtifactError, match=words):
-            generate(settings(tiny_model_dir, tmp_path, adapter=str(path)))
+            generate(settings(tiny_model_dir, tmp_path / "out", adapter=str(path)))
+    assert not (tmp_path / "out").exists(), "what was refused leaves no empty folder"
 
 
 def test_a_ready_model_is_used_and_left_as_it_was(backbone: Backbone, adapter_file: Path, tmp_path: Path) -> None:
