@@ -25,7 +25,7 @@ from trainers.engine import Engine
 from trainers.method import Batch, Method, Metrics, ParamGroup
 from trainers.my3dgen.config import My3DGenRun
 from trainers.my3dgen.identity import check_person, knows, load_identity
-from trainers.my3dgen.photos import read_cameras, read_photos
+from trainers.my3dgen.photos import listed, read_cameras, read_photos
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class My3DGen(Method[My3DGenRun]):
         folder = config.find_model()
         self.base = fingerprint(folder)
         self.generator = load(folder).to(engine.device)
-        photos, self.names = read_photos(config.data.images, self.generator.config.side)
+        photos, self.names, self.notes = read_photos(config.data.images, self.generator.config.side)
         self.lpips = self._load_lpips()
         uses = settings.identity > 0 or (settings.symmetry > 0 and settings.symmetry_form == "identity")
         checks = knows(settings.arcface, folder)
@@ -77,11 +77,15 @@ class My3DGen(Method[My3DGenRun]):
         self.person = check_person(photos, self.names, self.identity) if checks and self.identity else UNCHECKED
         cameras = read_cameras(settings.cameras, self.names).to(engine.device) if settings.cameras else None
         self.anchors = anchors or self._search(photos.to(engine.device), cameras, settings.refine)
-        self._warn()
+        self.notes += self._doubts()
+        for note in self.notes:
+            log.warning("%s", note)
         validation = config.data.validation
         self.held_out = photos[:0]
         if validation is not None:
-            self.held_out, _ = read_photos(validation, self.generator.config.side, "data.validation")
+            self.held_out, _, notes = read_photos(validation, self.generator.config.side, "data.validation")
+            for note in notes:
+                log.warning("%s", note)
             found = self._search(self.held_out.to(engine.device), None, True)
             self.held_out_anchors = found
         self.photos = photos
@@ -116,13 +120,21 @@ class My3DGen(Method[My3DGenRun]):
         )
         return invert(self.generator, photos, cameras, search)
 
-    def _warn(self) -> None:
+    def _doubts(self) -> list[str]:
         """Say what is likely to go wrong with these photos."""
-        for name, value in zip(self.names, self.anchors.psnr.tolist(), strict=True):
-            if value < POOR:
-                log.warning("%s: its anchor reaches only %.1f dB; is a head in its middle?", name, value)
+        found = zip(self.names, self.anchors.psnr.tolist(), strict=True)
+        poor = [f"{name} ({value:.1f} dB)" for name, value in found if value < POOR]
+        doubts = []
+        if poor:
+            doubts.append(
+                f"data.images: the nearest head that the generator draws looks little like {listed(poor)}; is a head "
+                f"upright in the middle, and of the kind that it draws? Below {POOR:.0f} dB little can be learned"
+            )
         if len(self.names) == 1:
-            log.warning("one photo: sides that it does not show are guessed; take about ten, from all sides")
+            doubts.append(
+                "data.images: one photo: sides that it does not show are guessed; take about ten, from all sides"
+            )
+        return doubts
 
     def describe(self) -> list[str]:
         """Return the preflight in words."""
@@ -131,6 +143,7 @@ class My3DGen(Method[My3DGenRun]):
         return [
             f"generator {self.base[:12]}: mapping and decoder frozen, {self.generator.config.side} px",
             f"{self.name}: {count:,} parameters on {len(self.personal.targets)} layers",
+            *self.notes,
             self.person,
             f"{len(self.names)} photos, anchors at {mean:.1f} dB, the poorest at {low:.1f} dB",
         ]

@@ -142,8 +142,9 @@ FLAT = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 2.7, 0, 0, 0, 1] + 9 * [0]
     [
         ("nonsense", "cannot be read as JSON"),
         ("[1, 2]", "must hold"),
-        ('{"0.png": [1, 2]}', r"no camera of 1\.png"),
-        ('{"0.png": [1, 2], "1.png": [1], "2.png": []}', r"0\.png must have 25 numbers"),
+        ('{"0.png": [1, 2]}', r"no camera of 1\.png, 2\.png; its names are 0\.png\. Name each"),
+        ('{"0.png": [1, 2], "1.png": [1], "2.png": []}', r"0\.png must have 25 numbers.*has 2 numbers"),
+        ('{"0.png": [[1, 2]], "1.png": [1], "2.png": []}', r"0\.png must have 25.*a flat list"),
         (json.dumps(dict.fromkeys(("0.png", "1.png", "2.png"), [0.0] * 25)), r"0\.png.*no rotation"),
         (
             json.dumps(dict.fromkeys(("0.png", "1.png", "2.png"), FLAT)),
@@ -162,7 +163,8 @@ def test_one_photo_and_poor_anchors_are_told(studio: Studio, tmp_path: Path, cap
     save_png(torch.randn(3, 20, 30).clamp(-1, 1), tmp_path / "noise.png")
     trainer, _, _ = studio.method(data__images=str(tmp_path))
     assert "one photo" in caplog.text
-    assert "noise.png: its anchor reaches only" in caplog.text
+    assert "looks little like noise.png (" in caplog.text
+    assert len([line for line in trainer.describe() if line.startswith("data.images: ")]) == 3, "the page shows them"
     assert "not square, so only the middle is seen: noise.png" in caplog.text
     assert trainer.photos.shape == (1, 3, 16, 16), "cut to a square"
 
