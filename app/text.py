@@ -63,7 +63,10 @@ PROBLEMS = "Not started. Please look at:"
 NOT_CHECKED = "Not checked. Please look at:"
 
 METHOD = "Method"
-METHOD_HINTS = {"sla": "The Attention page shows which blocks matter, and sets sizes that suit the model."}
+METHOD_HINTS = {
+    "sla": "The Attention page shows which blocks matter, and sets sizes that suit the model.",
+    "my3dgen": "About ten photos of one person from different sides, head in the middle. The 3D page shows the result.",
+}
 CAPTIONS = "Captions: what each picture shows"
 CAPTIONS_INFO = "Click a caption to change it. An empty one is the prompt."
 CAPTION_COLUMNS = ("Picture", "Caption")

@@ -78,7 +78,9 @@ def split_camera(camera: Tensor) -> tuple[Tensor, Tensor]:
         if away[number] > 1e-2:
             raise ShapeError(f"camera {number}: its 3 x 3 part is no rotation; give camera-to-world, row by row")
         if float(inner[number].detach().diagonal()[:2].abs().min()) < 1e-6:
-            raise ShapeError(f"camera {number}: singular intrinsics (focal length 0); give it in picture sides")
+            raise ShapeError(
+                f"camera {number}: singular intrinsics (a focal length of 0); give it in picture sides, such as 2.7"
+            )
     return pose, inner
 
 

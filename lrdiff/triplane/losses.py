@@ -36,12 +36,28 @@ def pyramid(one: Tensor, other: Tensor, levels: int = LEVELS) -> Tensor:
     return total / levels
 
 
-def reconstruction(one: Tensor, other: Tensor) -> Tensor:
-    """Return mean squared error plus :func:`pyramid` of each picture, [B].
+def reconstruction(one: Tensor, other: Tensor, perceived: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
+    """Return mean squared error plus a perceived difference of each picture, [B].
 
-    Differs from the paper: the pyramid takes the place of LPIPS, whose weights are a download.
+    Args:
+        one: [B, 3, H, W] in [-1, 1].
+        other: The same shape.
+        perceived: LPIPS, as published; None takes :func:`pyramid`.
+
+    Differs from the paper: without weights of the user's own, the pyramid takes the place of LPIPS.
     """
-    return (one - other).square().mean((1, 2, 3)) + pyramid(one, other)
+    return (one - other).square().mean((1, 2, 3)) + (perceived or pyramid)(one, other)
+
+
+def identity_distance(embed: Callable[[Tensor], Tensor], one: Tensor, photos: Tensor) -> Tensor:
+    """Return 1 - mean cosine between features of what is made and of the photos (My3DGen's optional regulariser).
+
+    Args:
+        embed: An identity network, [B, 3, H, W] -> [B, D].
+        one: Made, [B, 3, H, W].
+        photos: [B, 3, H, W].
+    """
+    return 1 - functional.cosine_similarity(embed(one), embed(photos).detach()).mean()
 
 
 def identity_symmetry(embed: Callable[[Tensor], Tensor], one: Tensor, other: Tensor) -> Tensor:

@@ -100,7 +100,10 @@ def read_pickle(path: Path) -> Pickled:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); give the path of a .pkl file") from error
     except Exception as error:  # bytes made to harm raise anything: IndexError, TypeError, MemoryError, ...
-        raise DataError(f"{path}: no pickle of a generator ({type(error).__name__}: {error}); copy it again") from error
+        raise DataError(
+            f"{path}: no pickle of a generator, or a damaged one ({type(error).__name__}: {error}); give a "
+            "complete .pkl as EG3D publishes them; .pt and .safetensors files are of other kinds"
+        ) from error
     network = content.get("G_ema") if isinstance(content, dict) else None
     if not isinstance(network, Shell) or network.name != GENERATOR:
         raise DataError(f"{path}: holds no {GENERATOR} under G_ema, so it is no EG3D network; give the .pkl of one")

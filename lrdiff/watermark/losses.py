@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lrdiff.errors import BackendError, ConfigError, ShapeError
+from lrdiff.errors import ConfigError, ShapeError
+from lrdiff.lpips import SUPPLY, load_lpips
 
 ImageLoss = Literal["masked", "watson", "lpips"]
 Compare = Callable[[Tensor, Tensor], Tensor]
@@ -82,19 +83,24 @@ def psnr(marked: Tensor, clean: Tensor) -> Tensor:
     return -10 * torch.log10(error)
 
 
-def image_loss(kind: ImageLoss) -> Compare:
+def image_loss(kind: ImageLoss, weights: Path | None = None) -> Compare:
     """Return the loss of this name, a function of (marked, clean), both [B, 3, H, W] in [-1, 1].
 
+    Args:
+        kind: Its name.
+        weights: File of the user's, which lpips needs.
+
     Raises:
-        BackendError: lpips, or the weights it needs, are not on this machine.
-        ConfigError: There is no such loss.
+        ConfigError: There is no such loss, or lpips has no usable weights.
     """
     if kind == "masked":
         return masked
     if kind == "watson":
         return watson
     if kind == "lpips":
-        return _lpips()
+        if weights is None:
+            raise ConfigError(f"image loss lpips has no weights, and none are shipped; give {SUPPLY}, or use masked")
+        return _lpips(weights)
     raise ConfigError(f"image loss {kind!r} is unknown; known: masked, watson, lpips")
 
 
@@ -187,24 +193,11 @@ def _dct_blocks(images: Tensor) -> Tensor:
     return basis @ blocks @ basis.T
 
 
-def _lpips() -> Compare:
-    """Return LPIPS (arXiv 1801.03924) on VGG, where the package and its weights are already on this machine."""
-    try:
-        import lpips  # pyright: ignore[reportMissingImports]
-        import torchvision  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except (ImportError, RuntimeError) as error:
-        raise BackendError(
-            f"image loss lpips: the packages lpips and torchvision are not usable here ({error}); install them, or use "
-            "masked, which needs neither"
-        ) from error
-    weights = Path(torch.hub.get_dir()) / "checkpoints" / "vgg16-397923af.pth"
-    if not weights.is_file():
-        raise BackendError(
-            f"image loss lpips: {weights} is absent and nothing is downloaded; put it there, or use masked"
-        )
-    network: Any = lpips.LPIPS(net="vgg", verbose=False).requires_grad_(False).eval()
+def _lpips(weights: Path) -> Compare:
+    """Return LPIPS (arXiv 1801.03924), averaged over the batch."""
+    network = load_lpips(weights)
 
     def compare(marked: Tensor, clean: Tensor) -> Tensor:
-        return network.to(marked.device)(marked.float(), clean.float()).mean()
+        return network.to(marked.device)(marked, clean).mean()
 
     return compare

@@ -14,6 +14,7 @@ import pytest
 
 from lrdiff.artifact import Artifact
 from tests.lrdiff.triplane.tiny import build_tiny_heads, write_cameras
+from tests.networks import arcface_state, lpips_state, write
 from tests.tiny import build_tiny_mark, build_tiny_model, mark_settings
 from tests.trainers.conftest import one_thread, save_pictures
 from trainers.registry import METHODS, run_config_class
@@ -36,6 +37,8 @@ class World:
     heads: Path
     other_heads: Path
     cameras: Path
+    arcface: Path
+    lpips: Path
 
     def settings(self, method: str, **changes: Any) -> dict[str, Any]:
         """Return a short run that uses everything a run can do; `changes` are dotted names with `__` for the dot."""
@@ -95,6 +98,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         heads=build_tiny_heads(root / "heads"),
         other_heads=build_tiny_heads(root / "other-heads", seed=1),
         cameras=write_cameras(root / "cameras.json", images),
+        arcface=write(root / "arcface.pth", arcface_state()),
+        lpips=write(root / "lpips.pth", lpips_state("vgg")),
     )
 
 

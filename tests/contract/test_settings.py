@@ -194,6 +194,7 @@ OWN: dict[str, dict[str, tuple[Any, str]]] = {
         "method.r": (2, "shapes"),
         "method.alpha": (8.0, "weights"),
         "method.image_loss": ("watson", "weights"),
+        "method.lpips": ("{lpips}", "invalid"),
         "method.gain": (5.0, "weights"),
         "method.weighting": ("fixed", "weights"),
         "method.image_weight": (0.2, "invalid"),
@@ -232,6 +233,10 @@ OWN: dict[str, dict[str, tuple[Any, str]]] = {
         "method.symmetry_every": (1, "weights"),
         "method.symmetry_form": ("identity", "weights"),
         "method.symmetry_temperature": (1.0, "weights"),
+        "method.identity": (0.5, "weights"),
+        "method.identity_every": (1, "weights"),
+        "method.arcface": ("{arcface}", "weights"),
+        "method.lpips": ("{lpips}", "weights"),
     },
 }
 # What both runs of a comparison share, where the setting acts only then.
@@ -253,6 +258,8 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "method.symmetry_every": {"method__symmetry": 0.5},
     "method.symmetry_form": {"method__symmetry": 0.5},
     "method.symmetry_temperature": {"method__symmetry": 0.5},
+    "method.identity_every": {"method__identity": 0.5},
+    "method.arcface": {"method__identity": 0.5},
 }
 # The same of adapters that learn by the denoising loss.
 PRESERVED = {"method__prior_prompt": "a photo", "method__prior_count": 2, "method__prior_steps": 1}

@@ -63,11 +63,26 @@ class My3DGenSettings(Settings):
     """Steps between two uses of the symmetry."""
 
     symmetry_form: Literal["pixels", "identity"] = "pixels"
-    """What is compared: pixels where both sides can agree, or features of the shipped identity network of heads, as
-    published. The network knows the procedural heads that the shipped generator draws, and no photos of people."""
+    """What is compared: pixels where both sides can agree, or features of identity, as published: of method.arcface, or
+    of the shipped network, which knows the procedural heads of the shipped generator and no photos of people."""
 
     symmetry_temperature: Annotated[float, Ge(1e-3), Le(100.0)] = 0.25
     """Differences between both sides well above it are left alone."""
+
+    identity: NonNegativeFloat = 0.0
+    """Weight of the agreement of identity between what is made and the photo, in features of method.arcface or else of
+    the shipped network of heads."""
+
+    identity_every: PositiveInt = 4
+    """Steps between two uses of the identity, which needs whole pictures."""
+
+    arcface: Path | None = None
+    """Weights of an ArcFace network of your own (IR or IR-SE, such as model_ir_se50.pth): also checks that all photos
+    show one person. None takes the shipped network of heads, where the generator is a shipped one."""
+
+    lpips: Path | None = None
+    """Weights of LPIPS of your own, AlexNet or VGG16: takes the place of the pyramid of differences in the tuning, as
+    published."""
 
     @model_validator(mode="after")
     def _every_setting_acts(self) -> Self:
@@ -78,6 +93,8 @@ class My3DGenSettings(Settings):
             raise ValueError(f"symmetry=0 leaves {', '.join(changed)} without effect; leave out one or the other")
         if self.symmetry_form == "identity" and "symmetry_temperature" in changed:
             raise ValueError("symmetry_temperature has no effect on symmetry_form=identity; leave it out")
+        if self.identity_every != type(self).model_fields["identity_every"].default and not self.identity:
+            raise ValueError("identity=0 leaves identity_every without effect; leave out one or the other")
         low_rank = ("r", "alpha", "form", "styles", "extras")
         idle = [name for name in low_rank if getattr(self, name) != type(self).model_fields[name].default]
         if idle and self.full:
@@ -122,4 +139,5 @@ class My3DGenRun(RunConfig[My3DGenSettings]):
 
     def files(self) -> dict[str, Path]:
         """Return further files that decide the run."""
-        return {"method.cameras": self.method.cameras} if self.method.cameras else {}
+        own = {name: getattr(self.method, name) for name in ("cameras", "arcface", "lpips")}
+        return {f"method.{name}": path for name, path in own.items() if path is not None}

@@ -10,41 +10,45 @@ import torch
 from torch import Tensor
 
 from lrdiff.artifact import Artifact, Header
-from lrdiff.probe import load_probe
+from lrdiff.errors import ConfigError
+from lrdiff.lpips import LPIPS, load_lpips
 from lrdiff.rng import derive
 from lrdiff.triplane.cameras import mirrored
 from lrdiff.triplane.generator import Window
 from lrdiff.triplane.inversion import Anchors, InversionConfig, invert
 from lrdiff.triplane.lora import LoraConfig, Personal
-from lrdiff.triplane.losses import identity_symmetry, pixel_symmetry, psnr, reconstruction
+from lrdiff.triplane.losses import identity_distance, identity_symmetry, pixel_symmetry, psnr, reconstruction
 from lrdiff.triplane.personal import ADAPTER, ANCHORS, CAMERAS, COMPONENT, orbit
 from lrdiff.triplane.store import fingerprint, load
 from trainers.data import epoch_indices
 from trainers.engine import Engine
 from trainers.method import Batch, Method, Metrics, ParamGroup
 from trainers.my3dgen.config import My3DGenRun
-from trainers.my3dgen.photos import read_cameras, read_photos
+from trainers.my3dgen.identity import check_person, knows, load_identity
+from trainers.my3dgen.photos import listed, read_cameras, read_photos
 
 log = logging.getLogger(__name__)
 
-PROBE = "heads-probe-a"
-"""Takes part in a loss; heads-probe-b only measures."""
 WIDEST = 1.0
 """Widest yaw, in radians, at which both sides are compared."""
 HIGHEST = 0.25
+UNCHECKED = (
+    "people: not checked that all photos show one person: the shipped network knows only heads of shipped generators; "
+    "method.arcface takes one of your own"
+)
 POOR = 15.0
 """Anchors below this PSNR, in dB, hardly show what is on the photo."""
 
 
 class My3DGen(Method[My3DGenRun]):
-    """Loss: MSE + pyramid of absolute differences, of raw and of finished picture, plus weighted symmetry.
+    """Loss: MSE + pyramid of absolute differences, of raw and of finished picture, plus weighted symmetry and identity.
 
     Stage 1 is done when the method is built: anchors (and cameras) of all photos, which then stay as they are. Stage 2
     is the training: the adapter learns to draw every photo from its anchor. Mapping and decoder are frozen.
 
-    Differs from the paper: a pyramid takes the place of LPIPS; each step looks at a part of the photos; the symmetry
-    compares pixels where they can agree, unless identity features are asked for; all anchors are searched together, by
-    pixels.
+    Differs from the paper: a pyramid takes the place of LPIPS, unless the user gives its weights; each step looks at a
+    part of the photos; the symmetry compares pixels where they can agree, unless identity features are asked for; all
+    anchors are searched together, by pixels.
     """
 
     def __init__(self, config: My3DGenRun, name: str, engine: Engine, anchors: Anchors | None = None) -> None:
@@ -65,21 +69,42 @@ class My3DGen(Method[My3DGenRun]):
         folder = config.find_model()
         self.base = fingerprint(folder)
         self.generator = load(folder).to(engine.device)
-        photos, self.names = read_photos(config.data.images, self.generator.config.side)
+        photos, self.names, self.notes = read_photos(config.data.images, self.generator.config.side)
+        self.lpips = self._load_lpips()
+        uses = settings.identity > 0 or (settings.symmetry > 0 and settings.symmetry_form == "identity")
+        checks = knows(settings.arcface, folder)
+        self.identity = load_identity(settings.arcface, engine.device) if uses or checks else None
+        self.person = check_person(photos, self.names, self.identity) if checks and self.identity else UNCHECKED
         cameras = read_cameras(settings.cameras, self.names).to(engine.device) if settings.cameras else None
         self.anchors = anchors or self._search(photos.to(engine.device), cameras, settings.refine)
-        self._warn()
+        self.notes += self._doubts()
+        for note in self.notes:
+            log.warning("%s", note)
         validation = config.data.validation
         self.held_out = photos[:0]
         if validation is not None:
-            self.held_out, _ = read_photos(validation, self.generator.config.side, "data.validation")
+            self.held_out, _, notes = read_photos(validation, self.generator.config.side, "data.validation")
+            for note in notes:
+                log.warning("%s", note)
             found = self._search(self.held_out.to(engine.device), None, True)
             self.held_out_anchors = found
         self.photos = photos
         lora = LoraConfig(settings.r, settings.alpha, settings.form, settings.styles, settings.extras, settings.full)
         self.personal = Personal(self.generator, lora)
-        compares_identity = settings.symmetry > 0 and settings.symmetry_form == "identity"
-        self.probe = load_probe(PROBE).to(engine.device) if compares_identity else None
+
+    def _load_lpips(self) -> LPIPS | None:
+        """Read the user's LPIPS, where there is one and every picture that it is to compare is large enough."""
+        settings, config = self.config.method, self.generator.config
+        if settings.lpips is None:
+            return None
+        network = load_lpips(settings.lpips).to(self.engine.device)
+        side = settings.patch if 0 < settings.patch < config.render.side else config.render.side
+        if side < network.smallest:
+            raise ConfigError(
+                f"method.lpips: compares pictures of {network.smallest} pixels or more, and each step renders {side} "
+                f"(method.patch {settings.patch}, the generator {config.render.side}); enlarge the patch, or drop it"
+            )
+        return network
 
     def _search(self, photos: Tensor, cameras: Tensor | None, refine: bool) -> Anchors:
         settings = self.config.method
@@ -95,13 +120,21 @@ class My3DGen(Method[My3DGenRun]):
         )
         return invert(self.generator, photos, cameras, search)
 
-    def _warn(self) -> None:
+    def _doubts(self) -> list[str]:
         """Say what is likely to go wrong with these photos."""
-        for name, value in zip(self.names, self.anchors.psnr.tolist(), strict=True):
-            if value < POOR:
-                log.warning("%s: its anchor reaches only %.1f dB; is a head in its middle?", name, value)
+        found = zip(self.names, self.anchors.psnr.tolist(), strict=True)
+        poor = [f"{name} ({value:.1f} dB)" for name, value in found if value < POOR]
+        doubts = []
+        if poor:
+            doubts.append(
+                f"data.images: the nearest head that the generator draws looks little like {listed(poor)}; is a head "
+                f"upright in the middle, and of the kind that it draws? Below {POOR:.0f} dB little can be learned"
+            )
         if len(self.names) == 1:
-            log.warning("one photo: sides that it does not show are guessed; take about ten, from all sides")
+            doubts.append(
+                "data.images: one photo: sides that it does not show are guessed; take about ten, from all sides"
+            )
+        return doubts
 
     def describe(self) -> list[str]:
         """Return the preflight in words."""
@@ -110,18 +143,21 @@ class My3DGen(Method[My3DGenRun]):
         return [
             f"generator {self.base[:12]}: mapping and decoder frozen, {self.generator.config.side} px",
             f"{self.name}: {count:,} parameters on {len(self.personal.targets)} layers",
+            *self.notes,
+            self.person,
             f"{len(self.names)} photos, anchors at {mean:.1f} dB, the poorest at {low:.1f} dB",
         ]
 
     def batch(self, index: int, rng: torch.Generator) -> Batch:
         """Return photos, anchors and cameras of micro-batch `index`; every epoch is a new permutation."""
         chosen = epoch_indices(index, self.config.data.batch_size, len(self.photos), self.config.seed)
-        use = self.config.method.symmetry > 0 and index % self.config.method.symmetry_every == 0
+        settings = self.config.method
         return {
             "photos": self.photos[chosen],
             "ws": self.anchors.ws[chosen],
             "cameras": self.anchors.cameras[chosen],
-            "symmetric": torch.tensor(use),
+            "symmetric": torch.tensor(settings.symmetry > 0 and index % settings.symmetry_every == 0),
+            "identity": torch.tensor(settings.identity > 0 and index % settings.identity_every == 0),
         }
 
     def forward(self, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Metrics]:
@@ -130,16 +166,21 @@ class My3DGen(Method[My3DGenRun]):
         window = self._window(rng)
         seen = self.generator.view(ws, batch["cameras"], rng=rng, window=window)
         photos = batch["photos"] if window is None else window.crop(batch["photos"], self.generator.config.render.side)
-        loss = reconstruction(seen.image.float(), photos).mean()
+        loss = reconstruction(seen.image.float(), photos, self.lpips).mean()
         metrics = {"psnr": psnr(seen.image.detach().float(), photos).clamp(max=99.0).mean()}
         if self.generator.config.superres is not None:
             side = (seen.raw.shape[-1],) * 2
             small = torch.nn.functional.interpolate(photos, side, mode="bilinear", antialias=True)
-            loss = loss + reconstruction(seen.raw.float(), small).mean()
+            loss = loss + reconstruction(seen.raw.float(), small, self.lpips).mean()
         if bool(batch["symmetric"]):
             term = self._symmetry(ws, window, rng)
             metrics["symmetry"] = term.detach()
             loss = loss + self.config.method.symmetry * term
+        if bool(batch["identity"]) and self.identity is not None:
+            whole = seen.image if window is None else self.generator.view(ws, batch["cameras"], rng=rng).image
+            term = identity_distance(self.identity.embed, whole.float(), batch["photos"])
+            metrics["identity"] = term.detach()
+            loss = loss + self.config.method.identity * term
         return loss, metrics
 
     def _window(self, rng: torch.Generator) -> Window | None:
@@ -156,9 +197,9 @@ class My3DGen(Method[My3DGenRun]):
         camera = orbit(self.generator, angles).to(ws.device)
         planes = self.generator.planes(ws)
         flipped = window.mirrored(self.generator.config.render.side) if window else None
-        if self.probe is not None:
+        if self.identity is not None and self.config.method.symmetry_form == "identity":
             pair = (self.generator.view(ws, c, planes=planes).image.float() for c in (camera, mirrored(camera)))
-            return identity_symmetry(self.probe.identity, *pair)
+            return identity_symmetry(self.identity.embed, *pair)
         views = ((camera, window), (mirrored(camera), flipped))
         one, other = (self.generator.view(ws, c, planes=planes, window=part).image.float() for c, part in views)
         return pixel_symmetry(one, other, self.config.method.symmetry_temperature)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -15,13 +16,26 @@ from lrdiff.errors import DataError, ShapeError
 from lrdiff.triplane.cameras import split_camera
 from trainers.data import find_samples, load_pixels
 
-log = logging.getLogger(__name__)
-
 MOST = 500
+LISTED = 5
 
 
-def read_photos(folder: Path, side: int, setting: str = "data.images") -> tuple[Tensor, list[str]]:
-    """Return photos [N, 3, side, side] in [-1, 1], cut to squares around their middle, and their file names.
+class Photos(NamedTuple):
+    """Photos of a person.
+
+    Attributes:
+        pixels: [N, 3, S, S] in [-1, 1].
+        names: Their file names.
+        notes: What somebody should know about them.
+    """
+
+    pixels: Tensor
+    names: list[str]
+    notes: list[str]
+
+
+def read_photos(folder: Path, side: int, setting: str = "data.images") -> Photos:
+    """Return photos at `side` pixels, cut to squares around their middle.
 
     Raises:
         DataError: No photos, damaged ones, or more than 500.
@@ -31,9 +45,16 @@ def read_photos(folder: Path, side: int, setting: str = "data.images") -> tuple[
         raise DataError(f"{setting}: {folder} holds {len(samples)} photos; take at most {MOST}, ten are enough")
     pixels = load_pixels(samples, side)
     oblong = [sample.path.name for sample in samples if len(set(picture_size(sample.path))) > 1]
-    if oblong:
-        log.warning("%s: not square, so only the middle is seen: %s; is the head in it?", setting, ", ".join(oblong))
-    return pixels, [sample.path.name for sample in samples]
+    notes = (
+        [f"{setting}: not square, so only the middle is seen: {listed(oblong)}; is the head in it?"] if oblong else []
+    )
+    return Photos(pixels, [sample.path.name for sample in samples], notes)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first few names, and how many more there are."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -47,7 +68,7 @@ def read_cameras(path: Path, names: list[str]) -> Tensor:
 
     Args:
         path: JSON: {"file name": [25 numbers], ...}: row-major 4 x 4 camera-to-world matrix (x right, y down, z
-            forward), then 3 x 3 intrinsics in picture sides. Further names are ignored only if they are no photo's.
+            forward), then 3 x 3 intrinsics in picture sides. Names that are no photo's are ignored.
         names: The photos' file names, in order.
 
     Raises:
@@ -61,16 +82,24 @@ def read_cameras(path: Path, names: list[str]) -> Tensor:
         raise DataError(f'method.cameras: {path} must hold {{"file name": [25 numbers], ...}}')
     missing = [name for name in names if name not in record]
     if missing:
-        raise DataError(f"method.cameras: {path} has no camera of {', '.join(missing[:5])}; add it under that name")
+        have = listed(list(record)) or "empty"
+        raise DataError(
+            f"method.cameras: {path} has no camera of {listed(missing)}; its names are {have}. Name each camera "
+            "exactly as its photo's file, ending included"
+        )
     for name in names:
         numbers = record[name]
-        fine = isinstance(numbers, list) and len(numbers) == 25
-        if not fine or not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
-            raise DataError(f"method.cameras: {path}: {name} must have 25 numbers: a 4 x 4 pose and 3 x 3 intrinsics")
+        numeric = isinstance(numbers, list) and all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+        if not numeric or len(numbers) != 25:
+            found = f"{len(numbers)} numbers" if numeric else "something else than a flat list of finite numbers"
+            raise DataError(
+                f"method.cameras: {path}: {name} must have 25 numbers, a 4 x 4 pose and 3 x 3 intrinsics row by "
+                f"row, and has {found}"
+            )
     cameras = torch.tensor([record[name] for name in names], dtype=torch.float32)
     for name, camera in zip(names, cameras, strict=True):
         try:
             split_camera(camera[None])
         except ShapeError as error:
-            raise DataError(f"method.cameras: {path}: {name}: {error}") from error
+            raise DataError(f"method.cameras: {path}: {name}: {str(error).removeprefix('camera 0: ')}") from error
     return cameras

@@ -47,7 +47,10 @@ class WatermarkSettings(Settings):
     """Scale of the change: s = alpha / r."""
 
     image_loss: Literal["masked", "watson", "lpips"] = "masked"
-    """How a difference to the unmarked picture is measured; lpips needs packages and weights of its own."""
+    """How a difference to the unmarked picture is measured; lpips needs weights of your own."""
+
+    lpips: Path | None = None
+    """Weights of LPIPS for image_loss lpips, AlexNet or VGG16: the state of lpips.LPIPS as .pth or .safetensors."""
 
     gain: PositiveFloat = 1.0
     """Factor on the extractor's logits in the bit loss; a larger one is sooner content with a bit."""
@@ -119,12 +122,15 @@ class WatermarkSettings(Settings):
         off: dict[str, tuple[str, ...]] = {
             "bits_file": ("key", "owner", "registry", "key_file") if self.bits_file is not None else (),
             "key": ("owner",) if self.key else (),
+            f"image_loss={self.image_loss}": ("lpips",) if self.image_loss != "lpips" else (),
             f"weighting={self.weighting}": ("image_weight",) if self.weighting != "fixed" else (),
         }
         for switch, names in off.items():
             changed = [n for n in names if getattr(self, n) != type(self).model_fields[n].default]
             if changed:
                 raise ValueError(f"{switch} leaves {', '.join(changed)} without effect; leave out one or the other")
+        if self.image_loss == "lpips" and self.lpips is None:
+            raise ValueError("image_loss=lpips has no weights: give method.lpips, or use masked, which needs none")
         return self
 
     @property
@@ -165,7 +171,8 @@ class WatermarkRun(RunConfig[WatermarkSettings]):
     def files(self) -> dict[str, Path]:
         """Return further files that decide the run. The bits are none of them: a hash of 48 bits can be undone."""
         found = {"method.extractor": self.method.extractor_path}
-        return found | ({"method.prompts": self.method.prompts} if self.method.prompts else {})
+        own = {"method.prompts": self.method.prompts, "method.lpips": self.method.lpips}
+        return found | {name: path for name, path in own.items() if path}
 
     def settled(self) -> Self:
         """Draw and register a new key where none is given."""

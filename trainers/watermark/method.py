@@ -67,7 +67,7 @@ class Watermark(Method[WatermarkRun]):
         self.extractor = load(settings.extractor_path).to(engine.device)
         self.key = key.find(settings, self.extractor)
         self.register_buffer("bits", torch.tensor([float(bit) for bit in self.key.bits]), persistent=False)
-        self.compare = image_loss(settings.image_loss)
+        self.compare = image_loss(settings.image_loss, settings.lpips)
         self.distortions = Distortions() if settings.distort else None
         self.backbone = backbones.load(config.model, device=engine.device, dtype=engine.dtype)
         self.vae = self.backbone.vae

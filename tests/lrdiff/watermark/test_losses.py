@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lrdiff.errors import BackendError, ConfigError, ShapeError
+from lrdiff.errors import ConfigError, ShapeError
 from lrdiff.watermark.losses import _dct_blocks, bit_accuracy, bit_loss, image_loss, masked, psnr, watson
 from tests.lrdiff.watermark.conftest import pictures
+from tests.networks import lpips_state, write
 
 BOTH = pytest.mark.parametrize("kind", ["masked", "watson"])
 
@@ -118,7 +119,15 @@ def test_unusable_losses_and_keys_are_refused() -> None:
         bit_loss(torch.zeros(2, 4), torch.zeros(5))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("lpips") is not None, reason="lpips is installed")
-def test_an_absent_lpips_is_said_so() -> None:
-    with pytest.raises(BackendError, match="use masked"):
+def test_lpips_takes_the_users_weights(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="use masked"):
         image_loss("lpips")
+    compare = image_loss("lpips", write(tmp_path / "lpips.pth", lpips_state()))
+    clean = torch.rand(2, 3, 48, 48) * 2 - 1
+    marked = (clean + 0.1 * torch.randn(clean.shape)).requires_grad_(True)
+    loss = compare(marked, clean)
+    assert loss.shape == ()
+    loss.backward()
+    assert marked.grad is not None
+    assert float(marked.grad.abs().max()) > 0
+    assert float(compare(clean, clean)) == 0

@@ -12,12 +12,13 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from lrdiff.artifact import Artifact
-from lrdiff.errors import ArtifactError, DataError, ModelError
+from lrdiff.errors import ArtifactError, ConfigError, DataError, ModelError
 from lrdiff.images import save_png
 from lrdiff.rng import stream
 from lrdiff.triplane.cameras import look_at
 from lrdiff.triplane.personal import ANCHORS, CAMERAS, wear
 from lrdiff.triplane.store import fingerprint, load
+from tests.networks import arcface_state, lpips_state, write
 from tests.trainers.my3dgen.conftest import YAWS, Studio
 from trainers.loop import fit
 from trainers.my3dgen.photos import read_cameras
@@ -99,7 +100,7 @@ def test_equal_settings_give_equal_runs_and_the_seed_changes_them(studio: Studio
         {"method__space": "w+"}, {"method__anchor_steps": 5}, {"method__anchor_lr": 0.01},
         {"method__anchor_side": 8}, {"method__patch": 8},
         {"method__symmetry": 0.5},
-        {"method__symmetry": 0.5, "method__symmetry_form": "identity"},
+        {"method__symmetry": 0.5, "method__symmetry_form": "identity"}, {"method__identity": 0.5},
         {"data__batch_size": 3}, {"optim__beta1": 0.5}, {"precision__dtype": "bf16"},
     ],
     ids=lambda change: list(change)[-1],
@@ -141,8 +142,9 @@ FLAT = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 2.7, 0, 0, 0, 1] + 9 * [0]
     [
         ("nonsense", "cannot be read as JSON"),
         ("[1, 2]", "must hold"),
-        ('{"0.png": [1, 2]}', r"no camera of 1\.png"),
-        ('{"0.png": [1, 2], "1.png": [1], "2.png": []}', r"0\.png must have 25 numbers"),
+        ('{"0.png": [1, 2]}', r"no camera of 1\.png, 2\.png; its names are 0\.png\. Name each"),
+        ('{"0.png": [1, 2], "1.png": [1], "2.png": []}', r"0\.png must have 25 numbers.*has 2 numbers"),
+        ('{"0.png": [[1, 2]], "1.png": [1], "2.png": []}', r"0\.png must have 25.*a flat list"),
         (json.dumps(dict.fromkeys(("0.png", "1.png", "2.png"), [0.0] * 25)), r"0\.png.*no rotation"),
         (
             json.dumps(dict.fromkeys(("0.png", "1.png", "2.png"), FLAT)),
@@ -161,7 +163,8 @@ def test_one_photo_and_poor_anchors_are_told(studio: Studio, tmp_path: Path, cap
     save_png(torch.randn(3, 20, 30).clamp(-1, 1), tmp_path / "noise.png")
     trainer, _, _ = studio.method(data__images=str(tmp_path))
     assert "one photo" in caplog.text
-    assert "noise.png: its anchor reaches only" in caplog.text
+    assert "looks little like noise.png (" in caplog.text
+    assert len([line for line in trainer.describe() if line.startswith("data.images: ")]) == 3, "the page shows them"
     assert "not square, so only the middle is seen: noise.png" in caplog.text
     assert trainer.photos.shape == (1, 3, 16, 16), "cut to a square"
 
@@ -173,7 +176,8 @@ def test_wrong_inputs_are_refused(studio: Studio, tmp_path: Path) -> None:
         studio.method(data__images=str(tmp_path))
     for change in (
         {"data__prompt": "a head"}, {"data__flip": True}, {"watch__preview_prompts": ["x"]}, {"method__r": 0},
-        {"method__symmetry_every": 2}, {"method__patch": 4}, {"method__nosuch": 1}, {"watch__preview_steps": 3},
+        {"method__symmetry_every": 2}, {"method__identity_every": 2}, {"method__patch": 4}, {"method__nosuch": 1},
+        {"watch__preview_steps": 3},
         {"method__refine": False},
     ):  # fmt: skip
         with pytest.raises(ValidationError, match=next(iter(change)).rpartition("__")[2]):
@@ -216,3 +220,53 @@ def test_full_tuning_leaves_only_the_mapping_and_its_result_goes_on(studio: Stud
     assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())
     with pytest.raises(ValidationError, match="full leaves r, styles without effect"):
         studio.config(method__full=True, method__r=2, method__styles=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "metrics"),
+    [
+        ({"method__identity": 1.0, "method__arcface": "{arcface}"}, {"psnr", "identity"}),
+        (
+            {"method__symmetry": 1.0, "method__symmetry_form": "identity", "method__arcface": "{arcface}"},
+            {"psnr", "symmetry"},
+        ),
+        ({"method__lpips": "{lpips}"}, {"psnr"}),
+    ],
+    ids=["identity", "symmetry", "lpips"],
+)
+def test_networks_of_the_users_own_reach_the_adapter(
+    studio: Studio, change: dict[str, Any], metrics: set[str], tmp_path: Path
+) -> None:
+    files = {
+        "{arcface}": write(tmp_path / "arcface.pth", arcface_state()),
+        "{lpips}": write(tmp_path / "lpips.pth", lpips_state("vgg")),
+    }
+    named = {key: str(files.get(value, value)) if isinstance(value, str) else value for key, value in change.items()}
+    usual, _, _ = studio.method()
+    trainer, config, _ = studio.method(**named)
+    assert torch.equal(trainer.anchors.ws, usual.anchors.ws), "the search takes no part in it"
+    gradients = []
+    for one in (usual, trainer):
+        loss, found = one(one.batch(0, stream(0, "batch", 0)), stream(0, "forward", 0))
+        loss.backward()
+        gradients.append(
+            torch.cat([p.grad.flatten() for g in one.param_groups() for p in g.params if p.grad is not None])
+        )
+    assert set(found) == metrics
+    assert bool(gradients[1].isfinite().all())
+    assert float((gradients[1] - gradients[0]).abs().max()) > 1e-6
+    assert set(config.files()) == {
+        f"method.{key.removeprefix('method__')}" for key in change if "{" in str(change[key])
+    }
+
+
+def test_networks_that_cannot_work_are_refused(studio: Studio, tmp_path: Path) -> None:
+    alex = write(tmp_path / "lpips.pth", lpips_state("alex"))
+    with pytest.raises(
+        ConfigError, match=r"method\.lpips: compares pictures of 32 pixels or more, and each step renders 16"
+    ):
+        studio.method(method__lpips=str(alex))
+    with pytest.raises(ConfigError, match=r"absent\.pth: no such file; give the state dict"):
+        studio.method(method__lpips=str(tmp_path / "absent.pth"))
+    with pytest.raises(ConfigError, match=r"is no such network .*give weights of ArcFace"):
+        studio.method(method__arcface=str(alex))

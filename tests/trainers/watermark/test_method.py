@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from lrdiff.artifact import read_header
-from lrdiff.errors import BackendError, RunError, TargetError
+from lrdiff.errors import ConfigError, RunError, TargetError
 from lrdiff.rng import stream
 from tests.trainers.conftest import save_pictures
 from tests.trainers.watermark.conftest import Configure
@@ -190,9 +191,11 @@ def test_targets_by_regular_expression_and_bad_ones(prepare: Prepare) -> None:
         prepare(target="nothing")
 
 
-def test_an_absent_lpips_is_refused_before_anything_is_generated(prepare: Prepare) -> None:
-    with pytest.raises(BackendError, match="use masked"):
+def test_an_absent_lpips_is_refused_before_anything_is_generated(prepare: Prepare, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="use masked"):
         prepare(image_loss="lpips")
+    with pytest.raises(ConfigError, match="no such file"):
+        prepare(image_loss="lpips", lpips=str(tmp_path / "absent.pth"))
 
 
 def test_the_record_names_the_files_that_decide_the_run(learned: RunDir, configure: Configure, mark: Path) -> None:
