@@ -20,6 +20,7 @@ from trainers.embedded.budgets import BUDGETS, Budget, Training
 from trainers.embedded.training import train
 
 if TYPE_CHECKING:
+    from trainers.config import PrecisionConfig
     from trainers.embedded.shards import Shards
     from trainers.method import Method
 
@@ -149,11 +150,18 @@ def facts(name: str, seed: int, budget: Budget, seconds: float, **more: Any) -> 
     return {
         "command": f"lrdiff embedded make {name} --budget {budget.name} --seed {seed}",
         "seed": seed,
-        "device": Engine(budget.precision).describe(),
+        "device": Engine(_precision(name, budget)).describe(),
         "seconds": seconds,
         "made_by": f"commit {git_state()}, {known}",
         **more,
     }
+
+
+def _precision(name: str, budget: Budget) -> PrecisionConfig:
+    """Return where and in which number format most of a model was trained."""
+    trainings = {"toys": budget.unet, "toys-dit": budget.dit, "extractor": budget.extractor, "heads": budget.heads[-1]}
+    own = {**trainings, **budget.probes, **budget.head_probes}.get(name)
+    return own.precision or budget.precision if own else budget.precision
 
 
 @dataclass(frozen=True)
