@@ -29,7 +29,7 @@ from app.reports import report_route
 from app.site import Site
 from app.tabs.attention import AttentionTab
 from app.tabs.generate import GenerateTab
-from app.tabs.heads import HeadsTab
+from app.tabs.heads import HeadsTab, is_head
 from app.tabs.models import ModelsTab
 from app.tabs.parts import PRIVATE, QUIET
 from app.tabs.rewards import METHOD, RewardsTab
@@ -91,6 +91,7 @@ def build(
             with gr.Tab(text.TAB_MODELS, id="models") as models_page:
                 models = ModelsTab(site)
         _connect(page, tabs, generate_page, train, runs_tab, generate)
+        _connect_use(tabs, runs_tab, generate, heads)
         _connect_rewards(page, tabs, rewards_page, generate, rewards)
         _connect_repeat(tabs, runs_tab, train, rewards)
         _connect_verify(tabs, generate, verify)
@@ -118,9 +119,6 @@ def _connect(
         gr.Info(text.QUEUED.format(name=name))
         return {runs.picker: gr.update(value=name), tabs: gr.Tabs(selected="runs")}
 
-    def use(name: str) -> dict[Any, Any]:
-        return {**generate.with_run(train.site.queue.find(name)), tabs: gr.Tabs(selected="generate")}
-
     train.start.click(explain, train.inputs, [train.problems, train.settings.advanced], **QUIET)
     train.start.click(
         told(start),
@@ -129,11 +127,22 @@ def _connect(
         validator=train.form.validator(train.check),
         **PRIVATE,
     )
-    runs.use.click(told(use), runs.picker, [*generate.used, tabs], **QUIET)
     generate_page.select(generate.offer, generate.looked_at, generate.offered, **QUIET)
     page.load(generate.offer, generate.looked_at, generate.offered, **QUIET)
     page.load(train.foresee, train.inputs, train.foreseen, **QUIET)
     page.load(runs.refresh, runs.looked_at, runs.outputs, **QUIET)
+
+
+def _connect_use(tabs: gr.Tabs, runs: RunsTab, generate: GenerateTab, heads: HeadsTab) -> None:
+    """Let one button take what a run made to the page that shows it."""
+
+    def use(name: str) -> dict[Any, Any]:
+        run = runs.site.queue.find(name)
+        if is_head(run):
+            return {**heads.with_run(run), tabs: gr.Tabs(selected="heads")}
+        return {**generate.with_run(run), tabs: gr.Tabs(selected="generate")}
+
+    runs.use.click(told(use), runs.picker, [*generate.used, *heads.offered, tabs], **QUIET)
 
 
 def _connect_verify(tabs: gr.Tabs, generate: GenerateTab, verify: VerifyTab) -> None:

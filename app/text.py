@@ -63,6 +63,7 @@ PROBLEMS = "Not started. Please look at:"
 NOT_CHECKED = "Not checked. Please look at:"
 
 METHOD = "Method"
+PHOTOS = "photos"
 METHOD_HINTS = {
     "sla": "The Attention page shows which blocks matter, and sets sizes that suit the model.",
     "my3dgen": "About ten photos of one person from different sides, head in the middle. The 3D page shows the result.",
@@ -271,6 +272,9 @@ LABELS = {
     "skip": "Share of negligible blocks",
     "block_q": "Tokens in a query block",
     "block_k": "Tokens in a key block",
+    "method.anchor_lr": "Learning rate of the anchors",
+    "method.arcface": "ArcFace weights",
+    "method.lpips": "LPIPS weights",
     "method.topk": "Share of critical blocks",
     "method.skip": "Share of negligible blocks",
     "method.block_q": "Tokens in a query block",

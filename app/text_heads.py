@@ -12,6 +12,11 @@ ABSENT = (
     "<b>There is no generator of heads yet.</b> <code>lrdiff embedded make heads</code> makes one in an hour; then "
     "this page works without a restart."
 )
+ANOTHER_GENERATOR = (
+    "{run}: was learned on another generator than this page shows; lrdiff triplane render GENERATOR --adapter {run} "
+    "shows it"
+)
+USE = "Show the head"
 PERSON = "Whose head"
 PERSON_INFO = "Runs of my3dgen, and installed adapters of the same generator."
 NOBODY = "Drawn at random"
@@ -20,7 +25,7 @@ SEED_INFO = "The same number gives the same head. For one that is drawn at rando
 PHOTO = "Photo"
 PHOTO_INFO = "Which of the person's photos is shown, from 0."
 TO = "Another photo"
-TO_INFO = "Into which the head changes; the slider below says how far."
+TO_INFO = "Into which the head changes; the slider says how far."
 SHARE = "Between both photos"
 EDIT = "Change"
 EDIT_INFO = "For a person, it ends where the photos end."

@@ -13,13 +13,22 @@ from app import adapters, text_heads
 from app.site import Site
 from app.tabs.parts import QUIET, section
 from app.told import told
+from lrdiff.artifact import read_header
 from lrdiff.assets import MODELS
 from lrdiff.errors import ConfigError, LrdiffError
+from trainers.rundir import RunDir
 
 WORK: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "heads", "concurrency_limit": 1}
 FRAMES, YAW, PITCH = 40, 0.7, 0.15
 RESOLUTION, LEVEL = 128, 10.0
 MODEL = "heads"
+COMPONENT = "triplane"
+"""What adapters of heads say that they belong to."""
+
+
+def is_head(run: RunDir) -> bool:
+    """Return whether an ended run learned a head."""
+    return read_header(run.artifact_path).component == COMPONENT
 
 
 class HeadsTab:
@@ -68,7 +77,13 @@ class HeadsTab:
                 self.picture = gr.HTML(padding=False, elem_id="head-picture")
                 self.video = gr.Video(label=text_heads.VIDEO, loop=True, autoplay=True, height=320, **shown)
                 self.surface = gr.Model3D(label=text_heads.SURFACE, height=320, **shown)
-                self.files = gr.File(label=text_heads.FILES, interactive=False, file_count="multiple", visible=False)
+                self.files = gr.File(
+                    label=text_heads.FILES,
+                    file_count="multiple",
+                    interactive=False,
+                    visible=False,
+                    elem_id="made-heads",
+                )
         self._wire()
 
     @property
@@ -100,7 +115,7 @@ class HeadsTab:
             base, known = fingerprint(self.model), sorted(directions_of(self.model))
         except LrdiffError:
             return [gr.update(visible=True), gr.skip(), gr.skip(), *2 * [gr.update(interactive=False)]]
-        found = adapters.fitting(adapters.adapters(self.site.queue, self.site.adapters), base, ["triplane"])
+        found = adapters.fitting(adapters.adapters(self.site.queue, self.site.adapters), base, [COMPONENT])
         people = [(item.name, str(item.path)) for item in found]
         return [
             gr.update(visible=False),
@@ -108,6 +123,18 @@ class HeadsTab:
             gr.update(choices=[(text_heads.NO_EDIT, ""), *((name.replace("_", " "), name) for name in known)]),
             *2 * [gr.update(interactive=True)],
         ]
+
+    def with_run(self, run: RunDir) -> dict[Any, Any]:
+        """Return updates that show the head that a run learned.
+
+        Raises:
+            ConfigError: It belongs to another generator than the one of this page.
+        """
+        updates = dict(zip(self.offered, self.offer(), strict=True))
+        people = updates[self.person].get("choices", [])
+        if str(run.path) not in [path for _, path in people]:
+            raise ConfigError(text_heads.ANOTHER_GENERATOR.format(run=run.path))
+        return updates | {self.person: gr.update(choices=people, value=str(run.path))}
 
     def _show_photos(self, person: str) -> list[Any]:
         return [gr.update(visible=bool(person)), gr.update(visible=not person)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import compare, text, watch
+from app import compare, text, text_heads, watch
 from app.reports import report_url
 from app.site import Site
 from app.strip import strip
@@ -244,7 +244,7 @@ class RunsTab:
             json.dumps(view.record["config"], indent=2) if changed() else gr.skip(),
             button(can_stop),
             button(can_resume),
-            button(can_use),
+            button(can_use, value=text_heads.USE if view.record["method"] == "my3dgen" else text.USE),
             button(can_use, value=str(view.run.artifact_path) if can_use else None),
             button(seen["report"], "report"),
             button(True),

@@ -19,6 +19,7 @@ from app.tabs.train_pictures import TrainPictures
 from app.tabs.train_settings import TrainSettings, check_paths, needs_images
 from lrdiff.errors import DataError
 from trainers.config import RunConfig
+from trainers.registry import run_config_class
 from trainers.rundir import RunDir
 
 BASIC = frozenset({"data.images", "data.prompt", "model", "optim.steps"})
@@ -126,6 +127,8 @@ class TrainTab:
         config = self.read(values).settled().model_dump(mode="json")
         with self._files_of(values) as files:
             label = values[self.settings.name] or (values[self.pictures.example] if files else method) or ""
+            if not label and "data.prompt" in run_config_class(method).unread:  # which would name the run otherwise
+                label = text.PHOTOS
             return self.site.queue.submit(method, config, files, label)
 
     def with_run(self, run: RunDir) -> dict[Component, Any]:
