@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -32,12 +30,12 @@ def read_state(path: Path, what: str) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # advice to run TorchScript
             state = torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+    except Exception as error:  # damaged bytes raise anything: KeyError, IndexError, UnpicklingError, ...
         # torch's message names ways around its safety, which are no advice here.
-        reason = str(error).strip().split("\n")[0].split(". ")[0]
+        first = next(iter(str(error).strip().splitlines()), "").split(". ")[0]
         raise ConfigError(
-            f"{path}: cannot be read as weights alone ({reason}); files with code, such as TorchScript or "
-            f"pickled modules, are not run: give {what}"
+            f"{path}: cannot be read as weights alone ({type(error).__name__}: {first}); files with "
+            f"code, such as TorchScript or pickled modules, are not run: give {what}"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ConfigError(f"{path}: holds no tensors by name; give {what}")

@@ -78,9 +78,10 @@ def test_files_that_are_no_lpips_are_refused(tmp_path: Path) -> None:
     supply = r"give the state dict of lpips\.LPIPS"
     with pytest.raises(ConfigError, match=f"no such file; {supply}"):
         load_lpips(tmp_path / "absent.pth")
-    (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(ConfigError, match=f"cannot be read as weights alone.*{supply}"):
-        load_lpips(tmp_path / "text.pth")
+    for words in ("no weights", "hello"):
+        (tmp_path / "text.pth").write_text(words)
+        with pytest.raises(ConfigError, match=f"cannot be read as weights alone.*{supply}"):
+            load_lpips(tmp_path / "text.pth")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
     with pytest.raises(ConfigError, match="are not run"):
         load_lpips(tmp_path / "module.pth")
