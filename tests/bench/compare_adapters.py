@@ -1,6 +1,7 @@
 """`python -m tests.bench.compare_adapters`: tensor-lora against other adapters on the shipped subjects, three seeds.
 
-Hours on a CPU: adapters x subjects x seeds runs. `--subject`, `--seeds` and `--steps` make it smaller.
+Hours on a CPU: adapters x subjects x seeds runs. `--subject`, `--seeds` and `--steps` make it smaller, `--name`
+puts it beside another result.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from lrdiff.files import write_bytes
 from tests.bench.result import write
 
 ADAPTERS = ("tensor-lora", "tensor-lora:r=2", "lora:r=1,alpha=1", "lora:r=4", "dora:r=4", "lokr", "oft")
-PICTURE = ASSETS / "pictures" / "adapters.png"
+PICTURES = ASSETS / "pictures"
 
 
 def main(arguments: list[str]) -> None:
@@ -28,19 +29,21 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--out", type=Path, default=None, help="keep runs and images here")
+    parser.add_argument("--name", default="", help="ending of the names of result and picture")
     options = parser.parse_args(arguments)
+    ending = f"_{options.name}" if options.name else ""
     specs = [read_spec(text) for text in options.adapter]
     with tempfile.TemporaryDirectory() as scratch:
         folder = compare(
             specs, options.subject, seeds=options.seeds, steps=options.steps, out=options.out or Path(scratch)
         )
         record = json.loads((folder / "comparison.json").read_text())
-        write_bytes(PICTURE, (folder / "comparison.png").read_bytes())
+        write_bytes(PICTURES / f"adapters{ending}.png", (folder / "comparison.png").read_bytes())
     entries = summary([Row(**row) for row in record["rows"]])
     keys = ("adapter", "parameters", "file_bytes", "seconds_per_step", "subject_fidelity", "spread", "prompt_fidelity")
     write(
-        "compare_adapters",
-        "python -m tests.bench.compare_adapters",
+        f"compare_adapters{ending}",
+        " ".join(["python -m tests.bench.compare_adapters", *arguments]),
         ["adapter", "parameters", "bytes", "s/step", "subject fidelity", "+-", "prompt fidelity", "diversity", "runs"],
         [[entry[key] for key in (*keys, "diversity", "runs")] for entry in entries],
         note=f"{options.steps} steps, seeds {options.seeds}, subjects {', '.join(options.subject)}, measured by "
