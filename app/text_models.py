@@ -14,6 +14,8 @@ PURPOSES = {
     "extractor": "Verify: reads marks in pictures",
     "probe-a": "Rewards: tells shapes, colours and subjects apart",
     "probe-b": "Measures results; never trained against",
+    "heads-probe-a": "3D: tells people apart, also in what is learned",
+    "heads-probe-b": "3D: measures results; never trained against",
 }
 NO_BASES = "No models are installed."
 ADAPTERS = "Adapters"

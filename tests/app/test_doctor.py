@@ -11,6 +11,8 @@ import pytest
 from app import doctor
 from app.cli import main
 from app.doctor import Finding, as_record, as_text, examine, is_healthy, manifest
+from app.text_models import PURPOSES
+from lrdiff.assets import MODELS
 
 
 @pytest.fixture
@@ -132,3 +134,7 @@ def test_too_old_a_package_is_a_problem(assets: Path, monkeypatch: pytest.Monkey
     found = by_name(list(doctor._required()), "packages")
     assert (found["torch"].state, found["torch"].advice) == ("problem", "pip install 'torch>=99'")
     assert (found["nowhere-to-be-found"].state, found["nowhere-to-be-found"].value) == ("problem", "absent")
+
+
+def test_every_shipped_model_has_a_purpose_on_the_page() -> None:
+    assert set(PURPOSES) == {folder.name for folder in MODELS.iterdir() if folder.is_dir()}
