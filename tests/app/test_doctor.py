@@ -14,14 +14,20 @@ from app.doctor import Finding, as_record, as_text, examine, is_healthy, manifes
 from app.text_models import PURPOSES
 from lrdiff.assets import MODELS
 
+FILES = {
+    "models/toys/model_index.json": b"{}",
+    "models/toys/unet/a.safetensors": b"abc",
+    "models/extractor/model.safetensors": b"def",
+    "subjects/x/1.png": b"p",
+}
+
 
 @pytest.fixture
 def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of assets with a model and a picture, and their manifest."""
+    """A folder of assets with two models and a picture, and their manifest."""
     folder = tmp_path / "assets"
-    files = {"models/toys/model_index.json": b"{}", "models/toys/unet/a.safetensors": b"abc", "subjects/x/1.png": b"p"}
     entries = []
-    for path, content in files.items():
+    for path, content in FILES.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content)
         entries.append(f'[[file]]\npath = "{path}"\nsha256 = "{hashlib.sha256(content).hexdigest()}"\n')
@@ -66,7 +72,7 @@ def test_what_is_absent_comes_with_what_to_install(assets: Path) -> None:
 
 
 def test_shipped_models_are_compared_with_the_manifest(assets: Path) -> None:
-    assert manifest().keys() == {"models/toys/model_index.json", "models/toys/unet/a.safetensors", "subjects/x/1.png"}
+    assert manifest().keys() == FILES.keys()
     toys = by_name(list(doctor._models()), "shipped models")["toys"]
     assert (toys.state, toys.value) == ("ok", "2 files, 0.0 MB, checksums as in the manifest")
 
