@@ -283,7 +283,7 @@ def report(parts: list[dict[str, Any]], arms: list[str], plan: Plan, threads: in
     said = "; ".join(f"{kind}: {e['gain_db']:+.2f} dB on {e['subjects']}" for kind, e in effect.items())
     write(
         "my3dgen_evidence",
-        "python -m tests.bench.my3dgen_evidence",
+        f"python -m tests.bench.my3dgen_evidence --arms {len(arms)}",
         ["means", *arms],
         rows,
         f"Means over {len(subjects)} unseen subjects, one seed, each with a mark that the prior cannot draw; "
