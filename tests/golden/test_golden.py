@@ -11,8 +11,8 @@ from tests.golden.record import FOLDER, STEPS, trajectory
 from trainers.registry import METHODS
 
 TOLERANCE = 1e-4, 1e-10
-"""Relative and absolute. Threads and processors change sums in the last bits (about 1e-6 here); a changed method changes
-more. AlignProp's penalty is the square of a difference of 3e-4 between outputs that are rounded at 1e-7."""
+"""Relative and absolute. Threads and processors change sums in the last bits (about 1e-6 here); a changed method
+changes more. AlignProp's penalty is the square of a difference of 3e-4 between outputs that are rounded at 1e-7."""
 LOOSER = {"watermark": (2e-3, 5e-9)}
 """Its pictures hardly differ at first, and AdamW makes whole steps of gradients that are mostly rounding: an AMD and an
 Intel processor come to gradients that differ by 5e-4, and to a first image loss of 5e-7 that differs by 2e-9."""
