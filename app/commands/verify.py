@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from app.commands.console import logging_to_stderr, say
 from app.commands.flags import Options, read_flags
 from app.commands.settings import build
-from lrdiff.errors import ConfigError, LrdiffError
+from lrdiff.errors import ConfigError, DataError, LrdiffError
 
 if TYPE_CHECKING:
     from lrdiff.watermark.keys import Key
@@ -109,6 +109,8 @@ def main(arguments: list[str]) -> int:
     from lrdiff.watermark.verifier import open_extractor
 
     files = [Path(word).expanduser() for word in given.words]
+    if not any(file.exists() for file in files):
+        raise DataError(f"{files[0]}: is not there; name a picture")  # before anything is said about keys
     with logging_to_stderr():
         network = open_extractor(options.extractor, consent=options.trust_extractor_code)
         sought = _sought(options, network)

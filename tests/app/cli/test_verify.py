@@ -147,6 +147,13 @@ def test_an_unreadable_file_is_told_and_the_others_are_judged(lrdiff: Lrdiff, fi
     assert records[0]["error"] in err
 
 
+def test_absent_files_come_before_an_absent_registry(lrdiff: Lrdiff, files: Path, place: Path) -> None:
+    code, out, err = lrdiff("verify", files / "absent.png", "--extractor", files)
+    assert (code, out) == (2, "")
+    assert "absent.png: is not there" in err
+    assert "registry" not in err
+
+
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
