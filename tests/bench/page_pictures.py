@@ -92,9 +92,24 @@ def follow(page: Page, url: str, folders: tuple[Path, ...], is_trained: bool) ->
     page.locator("#verdict :is(.badge, .problems)").wait_for(timeout=PATIENCE)
     clock(f"{text.VERIFY_IT}: the answer is there", began)
     save(page, text.TAB_VERIFY, folders)
-    page.get_by_role("tab", name=text.TAB_MODELS, exact=True).click()
-    save(page, text.TAB_MODELS, folders)
     return seconds
+
+
+def others(page: Page, folders: tuple[Path, ...]) -> None:
+    """Take the tabs that the first path does not pass, each once it shows something of its own."""
+    for tab, button, there in (
+        (text.TAB_HEADS, "", "#head-picture img"),
+        (text.TAB_REWARDS, "#check-reward", "#reward-estimate table, #reward-problems .problems"),
+        (text.TAB_ATTENTION, "#draw-map", "#map img"),
+        (text.TAB_MODELS, "", ""),
+    ):
+        page.get_by_role("tab", name=tab, exact=True).click()
+        page.wait_for_timeout(SETTLE)
+        if button:
+            page.locator(button).click()
+        if there:
+            page.locator(there).first.wait_for(timeout=PATIENCE)
+        save(page, tab, folders)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -118,6 +133,7 @@ def main(arguments: Sequence[str]) -> int:
         wide = browser.new_page(viewport={"width": 1280, "height": 900})
         wide.set_default_timeout(120_000)
         seconds = follow(wide, url, (here, ASSETS.parent), bool(arguments))
+        others(wide, (here, ASSETS.parent))
         phone = browser.new_page(viewport={"width": 360, "height": 740})
         phone.set_default_timeout(120_000)
         phone.goto(f"{url}?__theme=dark")

@@ -171,7 +171,9 @@ def export_extractor(run_path: Path, kinds: Mapping[str, Kind], count: int, out:
         ShapeError: `count` is not above the number of bits.
     """
     run = open_run(run_path)
-    method = TrainExtractor(ExtractorConfig.model_validate(run.read()["config"]["method"]))
+    config = ExtractorConfig.model_validate(run.read()["config"]["method"])
+    # The decoder's pictures, minutes of work, are needed to learn only.
+    method = TrainExtractor(config.model_copy(update={"decoder": None}))
     step = load_trained(method, run)
     extractor = method.extractor
     halves = [{name: kind.batches(half, count, stream(half, name)) for name, kind in kinds.items()} for half in (0, 1)]

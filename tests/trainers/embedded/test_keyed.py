@@ -66,7 +66,7 @@ def test_maps_are_uncorrelated_and_of_one_size(drawn: Drawn) -> None:
 def test_maps_are_cut_where_the_picture_is(drawn: Drawn) -> None:
     pictures, maps = drawn.cut(torch.tensor([4]), 10, 8, 16, 24)
     assert torch.equal(pictures, drawn.pictures[4:5, :, 10:26, 8:32].float() / 127.5 - 1)
-    assert torch.equal(maps, drawn.maps[4:5, :, 4:14, 3:17].float())
+    assert torch.equal(maps, drawn.maps[4:5, :, 3:15, 2:18].float())
 
 
 @pytest.mark.parametrize("psnr", [20.0, 32.0])
@@ -83,7 +83,7 @@ def test_marks_have_the_psnr_that_was_asked_for(inner: tuple[Tensor, Tensor], ps
 
 def test_a_message_adds_up_its_filters_all_of_one_size() -> None:
     torch.manual_seed(0)
-    keyed, pictures, maps = Keyed(2, 3), torch.zeros(1, 3, 8, 8), torch.randn(1, 2, 6, 6)
+    keyed, pictures, maps = Keyed(2, 3), torch.zeros(1, 3, 8, 8), torch.randn(1, 2, 8, 8)
     with torch.no_grad():
         before = keyed(pictures, maps, torch.tensor([[0.0, 1.0, 1.0]]), 30.0)
         keyed.filters[1].mul_(7)  # the size of a filter says nothing
@@ -99,7 +99,7 @@ def test_a_message_adds_up_its_filters_all_of_one_size() -> None:
 def test_marks_move_with_the_picture() -> None:
     torch.manual_seed(0)
     keyed, bits = Keyed(2, BITS), torch.ones(1, BITS)
-    pictures, maps = torch.zeros(1, 3, 40, 40), torch.zeros(1, 2, 22, 22)
+    pictures, maps = torch.zeros(1, 3, 40, 40), torch.zeros(1, 2, 24, 24)
     maps[..., 8:12, 8:12] = torch.randn(2, 4, 4)
     with torch.no_grad():
         written, moved = keyed(pictures, maps, bits, 30.0), keyed(pictures, maps.roll((2, 3), (2, 3)), bits, 30.0)
@@ -122,7 +122,7 @@ def test_an_extractor_learns_with_them(scenes: Shards, tmp_path: Path) -> None:
     method = TrainExtractor(ExtractorConfig.model_validate(values))
     batch = method.batch(0, stream(0, "b"))
     assert (batch["images"].shape[0], batch["drawn"].shape[0], len(batch["bits"])) == (3, 3, 6)
-    assert (batch["drawn"].shape[-1], batch["maps"].shape[-1]) == (32, 18)
+    assert (batch["drawn"].shape[-1], batch["maps"].shape[-1]) == (32, 20)
     loss, metrics = method(batch, stream(0, "f"))
     loss.backward()
     assert "accuracy_keyed" in metrics
