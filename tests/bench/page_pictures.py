@@ -99,7 +99,7 @@ def others(page: Page, folders: tuple[Path, ...]) -> None:
     """Take the tabs that the first path does not pass, each once it shows something of its own."""
     for tab, button, there in (
         (text.TAB_HEADS, "", "#head-picture img"),
-        (text.TAB_REWARDS, "#check-reward", "#reward-estimate table, #reward-problems .problems"),
+        (text.TAB_REWARDS, "", ""),
         (text.TAB_ATTENTION, "#draw-map", "#map img"),
         (text.TAB_MODELS, "", ""),
     ):
