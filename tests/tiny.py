@@ -139,6 +139,7 @@ def mark_settings(path: Path) -> dict[str, Any]:
         "generated": 4,
         "held_out": 2,
         "sampling_steps": 2,
+        "margin": 0,  # pictures of 32 px
     }
 
 

@@ -135,7 +135,7 @@ CPU = Budget(
     ),
     probes=_probes(4000, 48, 8),
     extractor=Training(
-        {"psnr": (14.0, 32.0), "ramp": 10000, "settle": 40000},
+        {"psnr": (14.0, 32.0), "keyed_share": 0.75, "ramp": 10000, "settle": 40000},
         OptimConfig(steps=50000, lr=2e-3, warmup=50, weight_decay=1e-3, schedule="linear"),
         precision=PrecisionConfig(device="cpu", dtype="bf16"),
     ),

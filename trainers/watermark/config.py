@@ -65,10 +65,9 @@ class WatermarkSettings(Settings):
     """How often and how strongly pictures are distorted before the extractor reads them; 0 never, 1 as its own training
     was at the end."""
 
-    margin: NonNegativeInt = 0
+    margin: NonNegativeInt = 8
     """Pixels at each border that are not read while learning. Zero padding tells a decoder where the border is, and a
-    mark that sits there is easily written and lost with the first crop. A margin of 8 keeps it out of there; the
-    shipped extractor reads too little of what a decoder can write inside."""
+    mark that sits there is easily written and lost with the first crop; 0 reads whole pictures."""
 
     target_psnr: Annotated[float, Ge(20.0), Le(60.0)] = 35.0
     """Goal: PSNR against the unmarked decoder, in dB. Also the highest that dlws asks for."""
