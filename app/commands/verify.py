@@ -109,11 +109,15 @@ def main(arguments: list[str]) -> int:
     from lrdiff.watermark.verifier import open_extractor
 
     files = [Path(word).expanduser() for word in given.words]
-    if not any(file.exists() for file in files):
-        raise DataError(f"{files[0]}: is not there; name a picture")  # before anything is said about keys
     with logging_to_stderr():
         network = open_extractor(options.extractor, consent=options.trust_extractor_code)
-        sought = _sought(options, network)
+        try:
+            sought = _sought(options, network)
+        except LrdiffError as error:
+            if any(file.exists() for file in files):
+                raise
+            # A mistyped name is no reason to go and make keys.
+            raise DataError(f"{files[0]}: is not there; name a picture") from error
         null = _null(options, network)
         judge = _pool if options.pool is not None else _each
         return judge(files, options, network, sought, null)

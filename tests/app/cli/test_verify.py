@@ -152,6 +152,9 @@ def test_absent_files_come_before_an_absent_registry(lrdiff: Lrdiff, files: Path
     assert (code, out) == (2, "")
     assert "absent.png: is not there" in err
     assert "registry" not in err
+    code, out, err = lrdiff("verify", files / "absent.png", "--extractor", files, "--bits", "0" * 24, "--json")
+    assert code == 2
+    assert "absent.png: is not there" in json.loads(out)[0]["error"]  # a script is told in its own form
 
 
 @pytest.mark.parametrize(
