@@ -31,7 +31,7 @@ def factorise(width: int) -> tuple[int, ...]:
         Two or three modes whose product is `width`.
 
     Raises:
-        ShapeError: The width is below 4 or prime, or its largest prime factor makes the transform dearer than LoRA.
+        ShapeError: The width is below 4 or prime, or even its cheapest split makes the transform dearer than LoRA.
 
     >>> factorise(320), factorise(1280), factorise(35)
     ((4, 8, 10), (8, 10, 16), (5, 7))
