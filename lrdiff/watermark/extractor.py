@@ -23,6 +23,8 @@ from lrdiff.watermark.calibration import Calibration, measure
 FORMAT = 1
 KEY = "lrdiff_extractor"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+WEAK = 0.2
+"""Singular value of the head, as a share of the median one, below which a direction counts as not read."""
 
 
 class Extractor(nn.Module):
@@ -83,6 +85,16 @@ class Extractor(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return whitened logits [B, bits]; a bit is 1 where its logit is above 0. See `raw`."""
         return (self.raw(images) - self.get_buffer("shift")) @ self.get_buffer("white").T
+
+    @torch.no_grad()
+    def directions(self) -> int:
+        """Return how many independent combinations of bits the head reads; fewer than all leave bits unwritable.
+
+        Whitening gives every combination the same variance, also one that was never learned, and blows up the little
+        that is there. No decoder can be taught to write it, although before whitening each bit by itself is read well.
+        """
+        values = torch.linalg.svdvals(self.head.weight.float())
+        return int((values > WEAK * values.median()).sum())
 
     @torch.no_grad()
     def whiten(

@@ -50,13 +50,19 @@ LUMINANCE, MASKING, POOLING = 0.649, 0.7, 4.0
 """Watson's exponents of luminance masking, of contrast masking and of the pooling over coefficients."""
 
 
-def bit_loss(logits: Tensor, key: Tensor, gain: float = 1.0) -> Tensor:
-    """Binary cross-entropy of `gain` x logit with the key's bits, averaged.
+def bit_loss(logits: Tensor, key: Tensor, gain: float = 1.0, focus: float = 0.0) -> Tensor:
+    """Binary cross-entropy of `gain` x logit with the key's bits, averaged over pictures, then over bits.
+
+        L = sum_b w_b L_b,    w_b = L_b^focus / sum_c L_c^focus,    L_b the mean over pictures, w_b held fixed
+
+    Alike for all bits (`focus` 0, as in the papers), a bit that costs more of the picture than the others is given up:
+    it pays less to turn it than to make others safer.
 
     Args:
         logits: Of the frozen extractor, [B, bits].
         key: Zeros and ones, [bits].
         gain: A larger one lets a bit count as safe at a smaller logit.
+        focus: How much more the bits count that are read worst; at least 0.
 
     Raises:
         ShapeError: The key has another length.
@@ -64,7 +70,12 @@ def bit_loss(logits: Tensor, key: Tensor, gain: float = 1.0) -> Tensor:
     if logits.ndim != 2 or key.shape != logits.shape[1:]:
         raise ShapeError(f"logits {list(logits.shape)} need a key of as many bits, not {list(key.shape)}")
     target = key.to(logits).expand_as(logits)
-    return F.binary_cross_entropy_with_logits(gain * logits, target)
+    losses = F.binary_cross_entropy_with_logits(gain * logits, target, reduction="none").mean(0)
+    if focus == 0:
+        return losses.mean()
+    tiny = torch.finfo(losses.dtype).tiny  # where every bit is perfect, none is the worst
+    weights = ((losses.detach() + tiny) / (losses.detach().max() + tiny)) ** focus
+    return (weights * losses).sum() / weights.sum()
 
 
 def bit_accuracy(logits: Tensor, key: Tensor) -> Tensor:

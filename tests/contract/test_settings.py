@@ -196,6 +196,7 @@ OWN: dict[str, dict[str, tuple[Any, str]]] = {
         "method.image_loss": ("watson", "weights"),
         "method.lpips": ("{lpips}", "invalid"),
         "method.gain": (5.0, "weights"),
+        "method.focus": (0.0, "weights"),
         "method.weighting": ("fixed", "weights"),
         "method.image_weight": (0.2, "invalid"),
         "method.distort": (0.0, "weights"),

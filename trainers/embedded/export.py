@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from trainers.embedded.unmarked import Kind
 from trainers.loop import checked_groups
 from trainers.method import Method
 from trainers.rundir import RunDir, open_run
+
+log = logging.getLogger(__name__)
 
 SHARD = "14MB"
 """Largest file of a model, so that no file in the repository is larger than 15 MB."""
@@ -176,6 +179,14 @@ def export_extractor(run_path: Path, kinds: Mapping[str, Kind], count: int, out:
     method = TrainExtractor(config.model_copy(update={"decoder": None}))
     step = load_trained(method, run)
     extractor = method.extractor
+    if (read := extractor.directions()) < extractor.bits:
+        log.warning(
+            "%s: reads only %d independent combinations of its %d bits, so some bits of most keys cannot be written; "
+            "train it anew",
+            run.path,
+            read,
+            extractor.bits,
+        )
     halves = [{name: kind.batches(half, count, stream(half, name)) for name, kind in kinds.items()} for half in (0, 1)]
     extractor.whiten(halves[0], spread=SPREAD)
     extractor.calibrate(halves[1])

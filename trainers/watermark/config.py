@@ -55,6 +55,10 @@ class WatermarkSettings(Settings):
     gain: PositiveFloat = 1.0
     """Factor on the extractor's logits in the bit loss; a larger one is sooner content with a bit."""
 
+    focus: NonNegativeFloat = 1.0
+    """How much more the bits count that are read worst: the weight of a bit is its own loss to this power. 0 counts all
+    alike, as in the paper, and gives some of them up."""
+
     weighting: Literal["dlws", "dlws-paper", "fixed"] = "dlws"
     """Balance of both losses: decided anew after every step (dlws), as in the paper, or fixed."""
 

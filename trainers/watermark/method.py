@@ -177,7 +177,7 @@ class Watermark(Method[WatermarkRun]):
             marked = marked.float()
             logits = self.extractor(self._distorted(self._inner(marked), rng))
             picture = self.compare(marked, clean)
-            bits = bit_loss(logits, self.get_buffer("bits"), settings.gain)
+            bits = bit_loss(logits, self.get_buffer("bits"), settings.gain, settings.focus)
         image, mark = self._loss_weights()
         with torch.no_grad():
             decibel, accuracy = psnr(marked, clean), bit_accuracy(logits, self.get_buffer("bits"))

@@ -158,6 +158,17 @@ def test_dependent_bits_and_too_few_images_are_refused() -> None:
         extractor(torch.zeros(3, 4, 4))
 
 
+def test_directions_that_are_not_read_are_counted() -> None:
+    torch.manual_seed(0)
+    fresh = Extractor(bits=12)
+    left, _, right = torch.linalg.svd(fresh.head.weight.detach())
+    for values, read in ((torch.ones(12), 12), (torch.tensor([*[1.0] * 10, 0.19, 1e-6]), 10)):
+        fresh.head.weight.data = left @ values.diag() @ right
+        assert fresh.directions() == read
+    # Every single bit still has a row of its own.
+    assert float(fresh.head.weight.norm(dim=1).min()) > 0.1
+
+
 def test_a_file_holds_everything(extractor: Extractor, tmp_path: Path) -> None:
     digest = extractor.save(tmp_path / "model.safetensors")
     for path in (tmp_path, tmp_path / "model.safetensors"):

@@ -95,6 +95,31 @@ def test_the_bit_loss_is_the_cross_entropy_of_scaled_logits() -> None:
     assert float(bit_accuracy(logits, key)) == pytest.approx(3 / 6)
 
 
+@pytest.mark.parametrize("focus", [0.5, 1.0, 3.0])
+def test_focus_weighs_every_bit_by_its_own_loss(focus: float) -> None:
+    logits = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]], dtype=torch.float64, requires_grad=True)
+    key = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
+    signs = 2 * key - 1
+    each = torch.log1p(torch.exp(-signs * logits.detach())).mean(0)
+    weights = each**focus / (each**focus).sum()
+    loss = bit_loss(logits, key, focus=focus)
+    assert float(loss.detach()) == pytest.approx(float((weights * each).sum()), rel=1e-9)
+    # The weights are no part of what is differentiated.
+    loss.backward()
+    expected = -weights * signs * torch.sigmoid(-signs * logits.detach()) / len(logits)
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, expected)
+
+
+def test_focus_leaves_perfect_bits_alone_and_stays_finite() -> None:
+    perfect = torch.full((2, 4), 1e4, requires_grad=True)
+    loss = bit_loss(perfect, torch.ones(4), focus=2.0)
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert perfect.grad is not None
+    assert bool(perfect.grad.isfinite().all())
+
+
 @pytest.mark.parametrize("bits", [48, 64, 100])
 def test_the_bit_loss_is_finite_for_any_number_of_bits_and_large_gains(bits: int) -> None:
     logits = (1e4 * torch.randn(2, bits, generator=torch.Generator().manual_seed(0))).requires_grad_(True)

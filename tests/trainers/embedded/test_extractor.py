@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from lrdiff.errors import ConfigError, DataError
 from lrdiff.rng import stream
@@ -16,6 +18,7 @@ from lrdiff.watermark.extractor import load
 from tests.trainers.embedded.conftest import TINY_EXTRACTOR, micro_budget
 from trainers.config import OptimConfig, PrecisionConfig
 from trainers.embedded import manifest, unmarked
+from trainers.embedded.export import export_extractor
 from trainers.embedded.extractor import ExtractorConfig, TrainExtractor, views
 from trainers.embedded.make import make
 from trainers.embedded.marks import Marks
@@ -170,9 +173,16 @@ def test_evaluation_names_every_distortion_and_repeats(scenes: Shards) -> None:
     found = method.evaluate(stream(0, "e"))
     assert found == method.evaluate(stream(0, "e"))
     names = views(torch.zeros(1, 3, 40, 40))
-    assert set(found) == {f"{kind}_{name}" for kind in ("textures", "stamps") for name in names}
+    assert set(found) == {"directions"} | {f"{kind}_{name}" for kind in ("textures", "stamps") for name in names}
     assert method.training
     assert all(0.0 <= value <= 1.0 for value in found.values())
+
+
+def test_no_direction_of_the_bits_is_unread_at_first(scenes: Shards) -> None:
+    method = trainer(scenes, bits=48)
+    assert method.evaluate(stream(0, "e"))["directions"] == 1.0
+    values = torch.linalg.svdvals(method.extractor.head.weight)
+    torch.testing.assert_close(values, torch.ones(48))
 
 
 def test_photos_are_read_from_subfolders_too(photos: Path, tmp_path: Path) -> None:
@@ -235,6 +245,25 @@ def test_the_made_file_is_whitened_calibrated_and_goes_on_where_it_was(made: Pat
     assert drawn[0].stat().st_mtime_ns == before
     assert load(made / "again").sha256() == extractor.sha256()
     assert "extractor" not in manifest.read(made / "assets")
+
+
+def test_an_export_tells_of_bits_that_no_decoder_can_write(
+    made: Path, photos: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    shutil.copytree(made / "cache" / "micro" / "extractor-6-5", tmp_path / "run")
+    newest = max((tmp_path / "run" / "checkpoints").iterdir()) / "weights.safetensors"
+    tensors = load_file(newest)
+    heads = [name for name, tensor in tensors.items() if tensor.shape == (6, 6) and name.startswith("param.")]
+    assert len(heads) == 1
+    micro = made / "cache" / "micro"
+    shards, outputs = (Shards.open(folder) for folder in (micro / "scenes", next(micro.glob("outputs-*"))))
+    kinds = unmarked.kinds(shards, 16, outputs, photos, 32)
+    export_extractor(tmp_path / "run", kinds, 16, tmp_path / "good")
+    assert "independent combinations" not in caplog.text
+    tensors[heads[0]][2] = tensors[heads[0]][4] + 0.05 * tensors[heads[0]][2]
+    save_file(tensors, newest)
+    export_extractor(tmp_path / "run", kinds, 16, tmp_path / "bad")
+    assert "only 5 independent combinations of its 6 bits" in caplog.text
 
 
 def test_photos_and_bits_are_only_for_the_extractor(made: Path, photos: Path) -> None:

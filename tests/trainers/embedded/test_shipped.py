@@ -92,6 +92,7 @@ def test_a_latent_drawn_from_the_posterior_is_as_good_as_its_mean() -> None:
 def test_shipped_extractor_is_fair_enough_for_the_binomial_test() -> None:
     extractor = load_extractor(ASSETS / "models" / "extractor")
     assert extractor.bits == 48
+    assert extractor.directions() >= 47  # one is weak, see DECISION 35
     assert extractor.calibration is not None
     assert extractor.calibration.unfair() is None
     assert set(extractor.calibration.images) == {"world", "textures", "outputs", "photos"}
