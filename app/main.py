@@ -19,7 +19,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from app import api, estimate, example, text, text_attention, text_auth, text_rewards
+from app import api, estimate, example, text, text_attention, text_auth, text_rewards, text_verify, verifying
 from app.accounts import Accounts
 from app.auth import Gate
 from app.first_page import FirstPage
@@ -146,7 +146,7 @@ def _connect_use(tabs: gr.Tabs, runs: RunsTab, generate: GenerateTab, heads: Hea
 
 
 def _connect_verify(tabs: gr.Tabs, generate: GenerateTab, verify: VerifyTab) -> None:
-    """Let one button judge the image that was just made."""
+    """Let one button judge the image that was just made, and another draw the next one with the example mark."""
 
     def hand_over(files: Any, number: int) -> dict[Any, Any]:
         return {verify.file: generate.picked(files, number), tabs: gr.Tabs(selected="verify")}
@@ -154,6 +154,13 @@ def _connect_verify(tabs: gr.Tabs, generate: GenerateTab, verify: VerifyTab) -> 
     generate.verify.click(told(hand_over), [generate.gallery, generate.shown], [verify.file, tabs], **QUIET).success(
         verify.offer, None, verify.offered, **QUIET
     ).success(verify.judge, verify.asked, verify.answer, **PRIVATE)
+
+    def try_example() -> dict[Any, Any]:
+        ready = verifying.example(verify.site)
+        gr.Info(text_verify.EXAMPLE_READY.format(id=ready.key.id))
+        return {**generate.with_mark(ready.decoder), tabs: gr.Tabs(selected="generate")}
+
+    verify.example.click(told(try_example), None, [generate.decoder, tabs], **QUIET)
 
 
 def _connect_repeat(tabs: gr.Tabs, runs: RunsTab, train: TrainTab, rewards: RewardsTab) -> None:

@@ -23,7 +23,10 @@ SEARCH_INFO = "Eight readings instead of one, and the chance is counted for all 
 VERIFY = "Verify"
 WAITING = "The answer appears here."
 NO_FILE = "Choose a picture first."
-NO_KEYS = "There is no key to look for yet. Make one below; then a decoder is trained to carry it."
+NO_KEYS = (
+    "There is no key to look for yet. Try it with the example mark, or make a key of your own below; a decoder is then "
+    "trained to carry it."
+)
 BAD_ALPHA = "Give a number between 0 and 1, for example 1e-6."
 
 ANSWERS = {"detected": "Detected", "not detected": "Not detected", "inconclusive": "Inconclusive"}
@@ -73,6 +76,11 @@ NO_KEYS_YET = "No keys yet."
 OWNER_LABEL = "Owner"
 OWNER_INFO = "Whose pictures the key marks: a person, a team, a model."
 NEW_KEY = "New key"
+EXAMPLE = "Try it with the example mark"
+EXAMPLE_ABOUT = (
+    "Its key comes with lrdiff, so everybody knows it and it proves nothing; it shows how marks are written and found."
+)
+EXAMPLE_READY = "The watermark is on, with the example's key {id}. Press Generate, then verify the image."
 MADE = "Key {id} is made. Train it into a decoder: lrdiff train watermark --method.key {id}"
 WHICH = "Key"
 REASON = "Why"

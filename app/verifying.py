@@ -12,6 +12,7 @@ from app.site import Site
 from lrdiff.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from lrdiff.watermark.example import Example
     from lrdiff.watermark.keys import Key, Registry
     from lrdiff.watermark.reading import Network
     from lrdiff.watermark.verdict import Verdict
@@ -60,6 +61,13 @@ def _is_there(site: Site) -> bool:
     from lrdiff.watermark.keys.database import Database, default_url
 
     return Database(site.registry or default_url()).exists()
+
+
+def example(site: Site) -> Example:
+    """Make the example mark ready: its key counts from now on, and its decoder can be drawn with."""
+    from lrdiff.watermark.example import install
+
+    return install(registry(site, create=True), network(site).sha256(), site.decoders)
 
 
 def is_readable(site: Site) -> bool:

@@ -7,10 +7,16 @@ import importlib
 from lrdiff.errors import ConfigError
 
 PROG = "lrdiff watermark"
-ACTIONS = {"fuse": "app.commands.fuse", "attack": "app.commands.attack", "keys": "app.commands.keys"}
+ACTIONS = {
+    "fuse": "app.commands.fuse",
+    "attack": "app.commands.attack",
+    "keys": "app.commands.keys",
+    "example": "app.commands.example_mark",
+}
 USAGE = """usage: lrdiff watermark fuse RUN --out DIR              merge a trained mark into a decoder to publish
        lrdiff watermark attack IMAGES... --key ID     what is left of a mark after attacks: table and curves
        lrdiff watermark keys new|list|show|...        the registry of keys; see lrdiff watermark keys --help
+       lrdiff watermark example                       try marking and verifying with a key that everybody knows
 """
 
 

@@ -167,6 +167,10 @@ class GenerateTab:
         shown = {self.form.components["prompt"]: words, self.form.components["model"]: config["model"]}
         return {**self.picker.write(config["model"], [AdapterSpec(run.path, weight, begin, end)]), **shown}
 
+    def with_mark(self, decoder: Path) -> dict[Any, Any]:
+        """Switch the watermark on, with a decoder that is installed."""
+        return {self.decoder: gr.update(choices=watermarks.choices(self.site), value=str(decoder))}
+
     @property
     def offered(self) -> list[Any]:
         """What `offer` brings up to date."""

@@ -44,6 +44,9 @@ class VerifyTab:
                 self.start = gr.Button(text_verify.VERIFY, variant="primary", size="lg", elem_id="verify")
             with gr.Column(scale=6, min_width=300):
                 self.answer = gr.HTML(WAITING, padding=False, elem_id="verdict")
+                with gr.Group(visible=False) as self.tryout:
+                    gr.HTML(f"<p class='note'>{text_verify.EXAMPLE_ABOUT}</p>", padding=False)
+                    self.example = gr.Button(text_verify.EXAMPLE, elem_id="example-mark")
         self._render_keys()
         self._wire()
 
@@ -67,7 +70,7 @@ class VerifyTab:
     @property
     def offered(self) -> list[Any]:
         """What `offer` brings up to date."""
-        return [self.key, self.which, self.keys, self.absent, self.start, self.make]
+        return [self.key, self.which, self.keys, self.absent, self.start, self.make, self.tryout]
 
     @property
     def asked(self) -> list[Any]:
@@ -99,7 +102,7 @@ class VerifyTab:
         try:
             found = verifying.keys(self.site)
         except LrdiffError as error:
-            return [gr.skip(), gr.skip(), _not_judged(str(error)), *able]
+            return [gr.skip(), gr.skip(), _not_judged(str(error)), *able, gr.update(visible=False)]
         valid = [(f"{key.id} · {key.owner}", key.id) for key in found if key.revoked is None]
         rows = "".join(
             f"<tr><td><code>{key.id}</code></td><td>{html.escape(key.owner)}</td><td>{key.created[:10]}</td>"
@@ -114,6 +117,7 @@ class VerifyTab:
             gr.update(choices=valid, value=None),
             listed,
             *able,
+            gr.update(visible=there and not valid),
         ]
 
     def judge(self, file: str | None, key: str, alpha: str, search: bool) -> str:

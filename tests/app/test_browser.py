@@ -17,6 +17,7 @@ from app.accounts import add_user, open_accounts
 from app.jobs import Queue
 from app.site import Site
 from app.verifying import registry
+from lrdiff.assets import MODELS
 from lrdiff.images import to_image
 from lrdiff.metadata import read_parameters
 from tests.app.test_verify_page import BITS, marked
@@ -43,6 +44,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
         tmp_path / "outputs",
         subjects=tmp_path / "none",
         adapters=tmp_path / "none",
+        decoders=tmp_path / "decoders",
         extractor=tmp_path / "extractor",
         registry=str(tmp_path / "keys.sqlite"),
         key_file=tmp_path / "keys.key",
@@ -185,6 +187,42 @@ def test_an_image_is_downloaded_and_verified(browser_page: Page, site: Site, tmp
         page.locator("#verify").click()
         expect(verdict.locator(".badge")).to_have_text(answer, timeout=SLOW)
     assert digest in (verdict.text_content() or "")
+
+
+def test_the_example_mark_goes_around(browser_page: Page, site: Site, tmp_path: Path) -> None:
+    """With the shipped extractor: drawn with the mark, downloaded, uploaded, detected; without it, not detected."""
+    page, verdict = browser_page, browser_page.locator("#verdict")
+    site.extractor.symlink_to(MODELS / "extractor")
+    tab(page, text.TAB_VERIFY)
+    page.locator("#example-mark").click()
+    expect(page.locator("#mark input")).to_have_value(re.compile(r"^On: key \w+ \(toys\)$"))
+    page.locator("#generate-prompt textarea").fill("a red ball on grass")
+    steps = page.get_by_label("Steps", exact=True).last
+    steps.fill("8")
+    steps.press("Enter")
+    page.locator("#generate").click()
+    image = page.locator("#results img").first
+    image.wait_for(timeout=SLOW)
+    downloaded = tmp_path / "downloaded.png"
+    first = str(image.get_attribute("src"))
+    downloaded.write_bytes(page.request.get(first).body())
+    assert [file.read_bytes() for file in site.outputs.glob("*.png")] == [downloaded.read_bytes()]
+
+    tab(page, text.TAB_VERIFY)
+    expect(page.locator("#example-mark")).to_be_hidden()
+    page.locator("#suspect input[type=file]").set_input_files(downloaded)
+    expect(page.locator("#suspect")).to_contain_text("downloaded")
+    page.locator("#verify").click()
+    expect(verdict.locator(".badge")).to_have_text("Detected", timeout=SLOW)
+    expect(verdict).to_contain_text("everybody knows this key")
+
+    tab(page, text.TAB_GENERATE)
+    page.locator("#mark input").click()
+    page.get_by_role("option", name=text.MARK_OFF, exact=True).click()
+    page.locator("#generate").click()
+    expect(page.locator("#results img").first).not_to_have_attribute("src", first, timeout=SLOW)
+    page.locator("#verify-it").click()
+    expect(verdict.locator(".badge")).to_have_text("Not detected", timeout=SLOW)
 
 
 def test_a_run_is_stopped_resumed_and_deleted(

@@ -125,6 +125,18 @@ def test_keys_are_made_for_somebody_and_revoked_for_a_reason(tab: VerifyTab) -> 
     assert not re.search("[01]{24}", shown)
 
 
+def test_the_example_is_offered_while_no_key_counts(site: Site, tab: VerifyTab) -> None:
+    assert tab.offer()[-1]["visible"]
+    tab._make("studio")
+    assert not tab.offer()[-1]["visible"]
+    [key] = verifying.keys(site)
+    verifying.registry(site).revoke(key.id, "lost")
+    assert tab.offer()[-1]["visible"]
+    # The example's mark was made for the shipped extractor; here is another one.
+    with pytest.raises(ModelError, match="made for extractor"):
+        verifying.example(site)
+
+
 def test_a_large_file_and_a_foreign_key_are_refused(site: Site, tmp_path: Path, tab: VerifyTab) -> None:
     large = tmp_path / "large.png"
     with large.open("wb") as file:

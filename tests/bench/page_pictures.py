@@ -10,6 +10,7 @@ stands below. With a folder of runs it shows the newest of them instead of train
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import sys
@@ -22,7 +23,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from app import main as page_module
-from app import text
+from app import text, text_verify
 from app.jobs import Queue
 from app.site import Site
 from lrdiff.assets import ASSETS
@@ -90,7 +91,16 @@ def follow(page: Page, url: str, folders: tuple[Path, ...], is_trained: bool) ->
     began = time.monotonic()
     page.locator("#verify-it").click()
     page.locator("#verdict :is(.badge, .problems)").wait_for(timeout=PATIENCE)
-    clock(f"{text.VERIFY_IT}: the answer is there", began)
+    began = clock(f"{text.VERIFY_IT}: the answer is there", began)
+    page.locator("#example-mark").click()
+    page.wait_for_function("document.querySelector('#mark input').value.startsWith('On')")
+    before = page.locator("#results img").first.get_attribute("src")
+    page.locator("#generate").click()
+    page.wait_for_function(f"document.querySelector('#results img')?.src !== {json.dumps(before)}", timeout=PATIENCE)
+    page.locator("#results img").first.wait_for(timeout=PATIENCE)
+    page.locator("#verify-it").click()
+    page.locator("#verdict .badge").wait_for(timeout=PATIENCE)
+    clock(f"{text_verify.EXAMPLE}, {text.GENERATE}, {text.VERIFY_IT}: the answer is there", began)
     save(page, text.TAB_VERIFY, folders)
     return seconds
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from trainers.config import OptimConfig, PrecisionConfig
@@ -42,6 +42,7 @@ class Budget:
         dit: The transformer and text encoder of `toys-dit`.
         dit_scenes: How many scenes it learns from at each side in latents; 0 takes all.
         heads: The generator of 3D heads, in stages of which each goes on from the last.
+        mark: Settings of the example mark's run, over its defaults.
         people: Individuals that the identity networks of heads learn from.
         head_probes: Identity networks of heads, by name.
         unmarked: Pictures of each kind that it is whitened with, and as many others that it is calibrated on.
@@ -63,6 +64,7 @@ class Budget:
     people: int
     head_probes: Mapping[str, Training]
     precision: PrecisionConfig
+    mark: Mapping[str, Any] = field(default_factory=dict)
     unmarked: int = 1024
     shard: int = 512
 

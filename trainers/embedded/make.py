@@ -39,6 +39,7 @@ SEEDS = {
     "probe-a": 11,
     "probe-b": 23,
     "extractor": 5,
+    "mark": 0,
     "subjects": 0,
     "heads": 3,
     "heads-probe-a": 31,
@@ -53,6 +54,7 @@ RECIPES: dict[str, str] = {
     "probe-a": "reads attributes and identity; may take part in a choice or a loss",
     "probe-b": "a second reader, which only measures",
     "extractor": "reads watermarks of 48 bits",
+    "mark": "the example mark of toys, whose key is public",
     "heads": "draws 3D heads from any side; what a personal head is trained on",
     "heads-probe-a": "tells 3D heads apart; may take part in a loss",
     "heads-probe-b": "a second one, which only measures",
@@ -109,7 +111,7 @@ def make(
         if out is not None or work.seed != DATA_SEED:
             raise ConfigError(f"scenes are the data set of seed {DATA_SEED} in the cache; leave out seed and folder")
         return work.scenes().path
-    shipped = assets / "subjects" if name == "subjects" else assets / "models" / name
+    shipped = assets / name if name in ("mark", "subjects") else assets / "models" / name
     target = shipped if out is None else out
     toys = assets / "models" / "toys"
     actions: dict[str, Callable[[Path], float]] = {
@@ -120,6 +122,7 @@ def make(
         "heads-probe-b": lambda folder: work.head_probe(name, folder),
         "subjects": work.write_subjects,
         "extractor": lambda folder: work.extractor(folder, bits, photos, toys),
+        "mark": lambda folder: work.mark(folder, toys, assets / "models" / "extractor"),
     }
     seconds = actions.get(name, lambda folder: work.probe(name, folder))(target)
     if out is None:
@@ -285,6 +288,12 @@ class _Workshop:
         outputs = draw_outputs(toys, scenes, HELD_OUT, 2 * count, self.cache, self._device())
         export_extractor(self._run(name), kinds(scenes, HELD_OUT, outputs, photos, 2 * count), count, out)
         return seconds
+
+    def mark(self, out: Path, toys: Path, extractor: Path) -> float:
+        """Write the example mark; return the seconds of training."""
+        from trainers.embedded.example_mark import make_mark
+
+        return make_mark(out, self._run("mark"), toys, extractor, self.seed, self.budget.mark)
 
     def heads(self, out: Path) -> float:
         """Write the generator of heads; return the seconds of training."""

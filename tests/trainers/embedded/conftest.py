@@ -68,6 +68,11 @@ def micro_budget(scenes: int = SCENES) -> Budget:
         ),
         people=6,
         head_probes={"heads-probe-b": Training({"widths": (4, 8), "people": 4}, optim, every=2)},
+        mark={
+            "optim": {"steps": 2},
+            "watch": {"evaluate_every": 2, "preview_every": 0, "preview_steps": 1},
+            "method": {"generated": 2, "held_out": 1, "sampling_steps": 1, "distort": 0.0},
+        },
         unmarked=16,
         precision=PrecisionConfig(device="cpu"),
         shard=20,

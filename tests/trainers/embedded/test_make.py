@@ -5,15 +5,19 @@ from __future__ import annotations
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
 from lrdiff import backbones
+from lrdiff.artifact import Artifact
+from lrdiff.assets import MODELS
 from lrdiff.errors import BackendError, ConfigError, RunError
 from lrdiff.generate import render
 from lrdiff.probe import load_probe
+from lrdiff.watermark.extractor import load as load_extractor
 from tests.trainers.embedded.conftest import SCENES, micro_budget
 from trainers.config import OptimConfig
 from trainers.embedded import make as recipes
@@ -214,3 +218,30 @@ def test_replacing_a_folder_is_all_or_nothing(tmp_path: Path) -> None:
         (folder / "new").write_text("new")
     assert [path.name for path in target.iterdir()] == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_the_example_mark_is_trained_with_public_bits_and_goes_on_where_it_was(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "latents"))
+    assets, cache = tmp_path / "assets", tmp_path / "cache"
+    (assets / "models").mkdir(parents=True)
+    (assets / "models" / "toys").symlink_to(made / "assets" / "models" / "toys")
+    (assets / "models" / "extractor").symlink_to(MODELS / "extractor")
+    places: dict[str, Any] = {"assets": assets, "cache": cache}
+    folder = make("mark", budget=micro_budget(), **places)
+    assert folder == assets / "mark"
+    bits = (folder / "bits.txt").read_text().strip()
+    header = Artifact.load(folder / "adapter.safetensors").header
+    assert len(bits) == 48
+    assert header.extra["extractor"] == load_extractor(MODELS / "extractor").sha256()
+    assert bits not in (folder / "adapter.safetensors").read_bytes().decode("latin-1")
+    assert {file["path"] for file in manifest.read(assets)["mark"]["files"]} == {
+        "mark/adapter.safetensors",
+        "mark/bits.txt",
+    }
+    steps = open_run(cache / "micro" / "mark-0").metrics()
+    make("mark", budget=micro_budget(), **places)
+    assert open_run(cache / "micro" / "mark-0").metrics() == steps
+    with pytest.raises(RunError, match="begun with other figures"):
+        make("mark", budget=replace(micro_budget(), mark={}), **places)
