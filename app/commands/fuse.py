@@ -27,7 +27,7 @@ example:
 LIMITS = """\
 What no mark in a decoder can withstand, so do not promise it:
 - Whoever has the model's files can put the base model's public decoder in place of this one. The mark is then gone.
-- Some dozen steps of training of the decoder destroy it.
+- A hundred steps of training of the decoder destroy it, and ten make half of its pictures undetected.
 It shows where pictures come from that others made with what you gave them; who wants it gone can remove it."""
 
 
