@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from app import text
 from app.jobs import Device
+from app.priority import lower_thread
 from lrdiff.errors import Cancelled, LrdiffError
 from lrdiff.generate_config import GenerateConfig, plan
 
@@ -137,6 +138,7 @@ class Drawing:
 
     def _work(self) -> None:
         begin = time.monotonic()
+        lower_thread()
         try:
             saved = self._waited() if self.wait else self._generate()
         except Cancelled:

@@ -21,6 +21,7 @@ from app import text, text_runs
 from app.device import Device, Hold, holders
 from app.folder import Folder, Record
 from app.outcome import broken_promise, console
+from app.priority import lower_process
 from lrdiff.errors import LrdiffError, RunError
 from trainers.locks import lock_within, open_lock, try_lock
 from trainers.rundir import ENDED, RunDir, now, process_identity
@@ -214,6 +215,7 @@ class Worker:
         except (RunError, OSError) as error:
             self._troubles[name] = text_runs.CANNOT_SETTLE.format(name=name, error=error)
             return False
+        lower_process(child.pid)
         self._children[name] = Child(child, record["submitted"])
         hold.describe({"run": name, **process_identity(child.pid)})
         log.info("%s: started as process %d%s", name, child.pid, f" on {device.name}" if device.name else "")
