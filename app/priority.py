@@ -1,4 +1,4 @@
-"""What computes in the background gives way to the page, whose answers then stay quick while something trains or draws."""
+"""What computes in the background gives way to the page, which then answers quickly while something trains or draws."""
 
 from __future__ import annotations
 
