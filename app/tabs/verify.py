@@ -44,7 +44,7 @@ class VerifyTab:
                 self.start = gr.Button(text_verify.VERIFY, variant="primary", size="lg", elem_id="verify")
             with gr.Column(scale=6, min_width=300):
                 self.answer = gr.HTML(WAITING, padding=False, elem_id="verdict")
-                with gr.Group(visible=False) as self.tryout:
+                with gr.Column(visible=False) as self.tryout:
                     gr.HTML(f"<p class='note'>{text_verify.EXAMPLE_ABOUT}</p>", padding=False)
                     self.example = gr.Button(text_verify.EXAMPLE, elem_id="example-mark")
         self._render_keys()
