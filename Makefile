@@ -23,7 +23,7 @@ app: $(READY)
 	$(BIN)/lrdiff app
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not gpu' -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'not gpu' -n auto --maxprocesses 8 --dist loadfile
 
 gpu: $(READY)
 	$(BIN)/python -m pytest -q -m gpu

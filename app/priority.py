@@ -19,11 +19,11 @@ def lower_process(pid: int) -> None:
     if not hasattr(os, "setpriority"):
         return  # not a Unix: its scheduler prefers what somebody looks at by itself
     try:
-        os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
+        niceness = _lower(pid)
         # Linux may weigh sessions against each other first, and a trainer has one of its own.
         group = Path(f"/proc/{pid}/autogroup")
         if group.exists():
-            group.write_text(str(NICENESS))
+            group.write_text(str(niceness))
     except ProcessLookupError:
         log.debug("process %d has ended already", pid)
     except OSError as error:
@@ -32,5 +32,16 @@ def lower_process(pid: int) -> None:
 
 def lower_thread() -> None:
     """Let the calling thread give way to the others of its process. Only Linux has a priority for each thread."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+    if sys.platform != "linux":
+        return
+    try:
+        _lower(threading.get_native_id())
+    except OSError as error:
+        log.info("a thread keeps its priority (%s); answers of the page may be slower meanwhile", error)
+
+
+def _lower(pid: int) -> int:
+    """Set the niceness and return it. One that is higher already stays: only an administrator may lower it."""
+    niceness = max(NICENESS, os.getpriority(os.PRIO_PROCESS, pid))
+    os.setpriority(os.PRIO_PROCESS, pid, niceness)
+    return niceness

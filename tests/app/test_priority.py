@@ -30,6 +30,12 @@ def test_a_process_gives_way_and_its_session_too() -> None:
     lower_process(child.pid)  # it has ended: nothing to do, and no error
 
 
+def test_what_gives_way_further_already_stays_as_it_is() -> None:
+    code = "import os; from app import priority; priority.lower_thread(); print(os.getpriority(os.PRIO_PROCESS, 0))"
+    done = subprocess.run(["nice", "-n", "15", sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(min(19, 15 + os.getpriority(os.PRIO_PROCESS, 0)))
+
+
 def test_a_thread_gives_way_and_the_others_do_not() -> None:
     own, found = os.getpriority(os.PRIO_PROCESS, 0), []
 
