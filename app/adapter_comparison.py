@@ -36,9 +36,10 @@ from trainers.config import RunConfig, describe_errors
 from trainers.denoise.config import DenoiseSettings
 from trainers.registry import METHODS, config_class, run_config_class
 from trainers.run import execute
-from trainers.rundir import RunDir, create, default_path
+from trainers.rundir import RunDir, create, default_path, open_run
 
 PROBE = "probe-b"
+RECORD = "comparison.json"
 SHARED = ("optim.steps", "seed", "model", "data.images", "data.validation", "watch.evaluate_every")
 """Settings of a run that one adapter cannot have to itself."""
 LEGEND = """
@@ -137,7 +138,7 @@ def compare(
     model: str = "toys",
     out: Path = Path("runs"),
 ) -> Path:
-    """Train, draw and measure.
+    """Train, draw and measure; `go_on` does what is left when this ends early.
 
     Args:
         specs: The adapters.
@@ -160,6 +161,50 @@ def compare(
         raise ConfigError(f"--adapter: {specs_labels} names one of them twice")
     if not 1 <= places <= len(PLACES):
         raise ConfigError(f"--places: there are {len(PLACES)} places, so 1 to {len(PLACES)}, not {places}")
+    _plan(specs, subjects, seeds, model, steps)
+    folder = default_path(writable(out), "compare", "-".join(subjects)[:40])
+    folder.mkdir(parents=True)
+    record = {
+        "adapters": specs_labels, "steps": steps, "seeds": list(seeds), "subjects": list(subjects), "model": model,
+        "probe": PROBE, "places": places, "count": count, "sampling_steps": sampling_steps,
+        "images_per_run": places * count, "rows": [],
+    }  # fmt: skip
+    write_json(folder / RECORD, record)
+    return go_on(folder)
+
+
+def go_on(folder: Path) -> Path:
+    """Do what is left of a comparison: runs that were measured stay, one that was stopped goes on where it was.
+
+    Args:
+        folder: The comparison's own.
+
+    Returns:
+        The folder.
+
+    Raises:
+        LrdiffError: There is no comparison, or a run cannot go on.
+    """
+    record = _record(folder)
+    specs, model, count = [read_spec(label) for label in record["adapters"]], record["model"], record["count"]
+    places, rows = PLACES[: record["places"]], [Row(**row) for row in record["rows"]]
+    measured = {(row.adapter, row.subject, row.seed) for row in rows}
+    for spec, source, prompt, seed, config in _plan(specs, record["subjects"], record["seeds"], model, record["steps"]):
+        if (spec.label, source.name, seed) in measured:
+            continue
+        name = f"{spec.label}-{source.name}-{seed}".replace(":", "-").replace("=", "").replace(",", "-")
+        run = _trained(folder / "runs" / name, spec, config)
+        images = _draw(run, model, prompt, seed, places, count, record["sampling_steps"], folder / "images" / name)
+        rows.append(_measure(spec, source, seed, run, images, places, count))
+        # After every run: what was measured in hours outlives a run that fails.
+        _write(folder, rows, {**record, "rows": [asdict(row) for row in rows]})
+    return folder
+
+
+def _plan(
+    specs: Sequence[Spec], subjects: Sequence[str], seeds: Sequence[int], model: str, steps: int
+) -> list[tuple[Spec, Path, str, int, RunConfig[Any]]]:
+    """Return every run with its subject, prompt and seed. Raises `LrdiffError` for what cannot be used."""
     plan = []
     for subject in subjects:
         source = find_subject(subject)
@@ -169,33 +214,48 @@ def compare(
             for spec in specs
             for seed in seeds
         ]
-    folder = default_path(writable(out), "compare", "-".join(subjects)[:40])
-    folder.mkdir(parents=True)
-    shared = {
-        "steps": steps, "seeds": list(seeds), "subjects": list(subjects), "model": model, "probe": PROBE,
-        "images_per_run": places * count,
-    }  # fmt: skip
-    rows: list[Row] = []
-    for spec, source, prompt, seed, config in plan:
-        name = f"{spec.label}-{source.name}-{seed}".replace(":", "-").replace("=", "").replace(",", "-")
-        run = create(folder / "runs" / name, spec.method, config.model_dump(mode="json"))
-        if execute(run) != "finished":
-            raise DataError(f"{run.path}: was stopped, so there is nothing to compare; begin again")
-        images = _draw(run, model, prompt, seed, PLACES[:places], count, sampling_steps, folder / "images" / name)
-        rows.append(_measure(spec, source, seed, run, images, PLACES[:places], count))
-        # After every run: what was measured in hours outlives a run that fails.
-        _write(folder, rows, {**shared, "rows": [asdict(row) for row in rows]})
-    return folder
+    return plan
+
+
+def _trained(path: Path, spec: Spec, config: RunConfig[Any]) -> RunDir:
+    """Return a finished run. One that was killed before its first checkpoint is left alone and begun again beside."""
+    while path.exists():
+        run = open_run(path)
+        if run.read()["state"] == "finished":
+            return run
+        if run.checkpoint_steps():
+            return _finished(run, resume=True)
+        path = path.with_name(f"{path.name}-again")
+    return _finished(create(path, spec.method, config.model_dump(mode="json")), resume=False)
+
+
+def _finished(run: RunDir, *, resume: bool) -> RunDir:
+    if execute(run, resume=resume) != "finished":
+        raise DataError(f"{run.path}: was stopped; lrdiff compare --resume {run.path.parents[1]} goes on from there")
+    return run
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """Return what a comparison wrote down about itself."""
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text())
+        missing = {"adapters", "subjects", "seeds", "steps", "model", "places", "count", "rows"} - set(record)
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: is no record of a comparison ({error}); give the folder of one") from error
+    if missing:
+        raise DataError(f"{path}: has no {', '.join(sorted(missing))}; it was written by an older lrdiff: compare anew")
+    return record
 
 
 def rows_of(folder: Path) -> list[Row]:
     """Return what a comparison measured."""
-    return [Row(**row) for row in json.loads((folder / "comparison.json").read_text())["rows"]]
+    return [Row(**row) for row in json.loads((folder / RECORD).read_text())["rows"]]
 
 
 def _write(folder: Path, rows: Sequence[Row], record: dict[str, Any]) -> None:
     """Write record, table and plot of the runs so far."""
-    write_json(folder / "comparison.json", record)
+    write_json(folder / RECORD, record)
     write_bytes(folder / "comparison.txt", table(rows).encode())
     write_bytes(folder / "comparison.png", plot(rows))
 

@@ -18,8 +18,8 @@ KEY_INFO = "With all keys, the chance of an accidental match is counted for ever
 ALL_KEYS = "All keys that count"
 ALPHA = "Accepted false alarms"
 ALPHA_INFO = "How often a picture without the mark may be called detected: 1e-6 is one in a million."
-SEARCH = "Also try mirrored and turned"
-SEARCH_INFO = "Eight readings instead of one, and the chance is counted for all of them."
+SEARCH = "Also try turned and resized"
+SEARCH_INFO = "For pictures that were made smaller or put askew: 49 readings, and the chance is counted for all."
 VERIFY = "Verify"
 WAITING = "The answer appears here."
 NO_FILE = "Choose a picture first."
@@ -34,7 +34,8 @@ MEANING = {
     "detected": "The picture carries the bits of key {key}{owner}.",
     "not detected": (
         "This mark was not found. That does not say that the picture is genuine or made without AI: a mark can be "
-        "lost, and pictures of other models never had it."
+        "lost, and pictures of other models never had it. If it may have been made smaller, turned or put askew, tick "
+        f"“{SEARCH}”."
     ),
     "inconclusive": "No answer can be given: {reason}.",
 }

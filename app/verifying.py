@@ -97,7 +97,7 @@ def verify(site: Site, file: Path, key_id: str = "", alpha: float = 1e-6, search
         file: Read as it is, never re-encoded.
         key_id: The key to look for; all that count when empty.
         alpha: Accepted rate of false alarms over all keys and readings.
-        search: Also try mirrored and turned.
+        search: Also try mirrored, turned, tilted and resized.
 
     Raises:
         LrdiffError: No picture, too large, no key, no extractor; nothing is ever called detected because of it.

@@ -23,7 +23,8 @@ and write one table and one plot: parameters against subject fidelity and prompt
 
 examples:
   lrdiff compare --adapter tensor-lora lora:r=1,alpha=1 lora:r=4 lokr --subject horned-mug
-  lrdiff compare --adapter tensor-lora lora:r=4 --subject horned-mug captain-duck --seeds 0 1 2 --steps 500"""
+  lrdiff compare --adapter tensor-lora lora:r=4 --subject horned-mug captain-duck --seeds 0 1 2 --steps 500
+  lrdiff compare --resume runs/compare-...    # goes on where a comparison was interrupted"""
 
 
 class CompareOptions(TurnOptions):
@@ -56,6 +57,9 @@ class CompareOptions(TurnOptions):
     out: Path = Path("runs")
     """Folder in which the comparison's own folder is made."""
 
+    resume: Path | None = None
+    """Folder of a comparison that was interrupted: does what is left of it, with its settings; give no others."""
+
 
 def main(arguments: list[str]) -> int:
     """Run `lrdiff compare`."""
@@ -63,8 +67,13 @@ def main(arguments: list[str]) -> int:
     if given.words:
         raise ConfigError(f"unexpected word {given.words[0]!r}; see {PROG} --help")
     options = build(CompareOptions, given.values)
-    from app.adapter_comparison import compare, read_spec
+    from app.adapter_comparison import compare, go_on, read_spec
 
+    if options.resume is not None:
+        if others := sorted(set(given.values) - {"resume", "share"}):
+            raise ConfigError(f"--resume has its settings in its folder; leave out --{', --'.join(others)}")
+        with logging_to_stderr(), turn(folder_of(options.resume), options.share):
+            return _told(go_on(options.resume))
     specs = [read_spec(text) for text in options.adapter]
     with logging_to_stderr(), turn(folder_of(options.out / "compare"), options.share):
         folder = compare(
@@ -78,6 +87,10 @@ def main(arguments: list[str]) -> int:
             model=options.model,
             out=options.out,
         )
+    return _told(folder)
+
+
+def _told(folder: Path) -> int:
     print((folder / "comparison.txt").read_text(), end="")
     say(f"table, plot, runs and images: {folder}")
     return 0

@@ -57,7 +57,8 @@ class VerifyOptions(Options):
     """Accepted probability that a picture without the mark is called detected, over all keys and readings."""
 
     search: bool = False
-    """Also read the picture mirrored and turned by quarters: eight readings, which are corrected for."""
+    """Also read the picture mirrored, turned, tilted and resized: finds marks in pictures that were made smaller or put
+    askew. 49 readings, which are corrected for and take as many times as long."""
 
     pool: int | None = None
     """The pictures are this many different ones of a single model, and are judged together."""
@@ -255,6 +256,8 @@ def _lines(name: str, found: Verdict | PooledVerdict, sought: Sought, rows: Sequ
         *rows,
         ("extractor", found.extractor),
     ]
+    if found.verdict != "detected" and found.searches == 1:
+        every.append(("perhaps", "it was made smaller, turned or put askew: --search reads other views, too"))
     return [f"{name}: {found.verdict}", f"  {found.reason}", *(f"  {label:<10} {text}" for label, text in every)]
 
 

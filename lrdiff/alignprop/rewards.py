@@ -7,7 +7,6 @@ but `jpeg`, which only measures.
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable
 
 import torch
@@ -15,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from lrdiff.dct import blocks_dct
 from lrdiff.errors import ShapeError
 
 Reward = Callable[[Tensor], Tensor]
@@ -58,10 +58,7 @@ def jpeg_bits(images: Tensor, quality: float = 95.0) -> Tensor:
     if not 1 <= quality <= 100:
         raise ShapeError(f"quality {quality} of JPEG is outside 1 to 100")
     planes = torch.einsum("kc,bchw->bkhw", images.new_tensor(YCBCR), 255.0 * images)
-    # Blocks [B, 3, H/8, 8, W/8, 8] times the DCT from both sides
-    blocks = planes.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8))
-    dct = _dct(images)
-    spectrum = torch.einsum("ui,bkyixj,vj->bkyxuv", dct, blocks, dct)
+    spectrum = blocks_dct(planes)
     percent = 5000.0 / quality if quality < 50 else 200.0 - 2.0 * quality
     tables = images.new_tensor([LUMINANCE, CHROMINANCE, CHROMINANCE])
     steps = ((tables * percent + 50.0) / 100.0).floor().clamp(1.0, 255.0)[:, None, None]
@@ -165,14 +162,6 @@ def luma(images: Tensor) -> Tensor:
     """Return the brightness of every pixel, [B, H, W] in [0, 1] (ITU-R BT.601)."""
     _check(images)
     return torch.einsum("c,bchw->bhw", images.new_tensor(LUMA), images)
-
-
-def _dct(like: Tensor) -> Tensor:
-    """Return the orthonormal DCT-II of 8 points, [8, 8], in the dtype and on the device of `like`."""
-    number, place = torch.arange(8.0)[:, None], torch.arange(8.0)[None]
-    rows = torch.cos(math.pi / 8 * (place + 0.5) * number) / 2
-    rows[0] /= math.sqrt(2)
-    return rows.to(like)
 
 
 def _check(images: Tensor) -> None:

@@ -20,13 +20,12 @@ from lrdiff.images import to_tensor
 from lrdiff.rng import stream
 from lrdiff.watermark.attacks import Attack
 from lrdiff.watermark.model_attacks import SetAttack
-from lrdiff.watermark.reading import MAX_SIDE, Network
+from lrdiff.watermark.reading import BATCH_PIXELS, MAX_SIDE, Network, read_view
 from lrdiff.watermark.statistics import Interval, clopper_pearson, p_value, threshold
+from lrdiff.watermark.views import PLAIN, View
 
 ALPHAS = (1e-6, 1e-3, 1e-2)
 """False-positive rates at which detection is counted."""
-BATCH_PIXELS = MAX_SIDE * MAX_SIDE
-"""Pixels that are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +111,12 @@ class Row:
 
 
 @torch.no_grad()
-def read_matches(extractor: Network, images: Sequence[Image.Image], key: str) -> tuple[int, ...]:
+def read_matches(
+    extractor: Network, images: Sequence[Image.Image], key: str, views: Sequence[View] = PLAIN
+) -> tuple[int, ...]:
     """Return how many bits of every picture agree with the key; of large pictures the middle is read, as in verifying.
+
+    With several views it is the best of them, so chance reaches more than half of the bits.
 
     Raises:
         ConfigError: The key is no string of 0 and 1 of the extractor's length.
@@ -132,7 +135,8 @@ def read_matches(extractor: Network, images: Sequence[Image.Image], key: str) ->
         for start in range(0, len(numbers), step):
             part = numbers[start : start + step]
             batch = torch.stack([to_tensor(middles[number]) for number in part]).to(device)
-            for number, count in zip(part, ((extractor(batch) > 0) == wanted).sum(1).tolist(), strict=True):
+            counts = [((read_view(extractor, batch, view) > 0) == wanted).sum(1) for view in views]
+            for number, count in zip(part, torch.stack(counts).amax(0).tolist(), strict=True):
                 found[number] = count
     return tuple(found)
 

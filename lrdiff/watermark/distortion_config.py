@@ -32,11 +32,11 @@ class DistortionConfig(BaseModel):
     crop_area: tuple[Area, Area] = (0.1, 0.9)
     """Part of the area that a crop keeps."""
 
-    resize: Share = 0.4
+    resize: Share = 0.35
     """Share of batches that are resized."""
 
-    resize_area: tuple[Area, Area] = (0.25, 1.5)
-    """Area after resizing, as part of the area before."""
+    resize_area: tuple[Area, Area] = (0.5, 1.6)
+    """Area after resizing, as part of the area before; what was resized further is found by a search."""
 
     min_side: PositiveInt = 32
     """Crops and resizes stop at this side, in pixels; images that are smaller already are left alone."""
@@ -47,16 +47,16 @@ class DistortionConfig(BaseModel):
     upside_down: Share = 0.0
     """Share of images that are mirrored top to bottom."""
 
-    rotate: Share = 0.3
+    rotate: Share = 0.2
     """Share of images that are rotated; the corners turn black."""
 
     degrees: Annotated[float, Ge(0.0), Le(180.0)] = 30.0
     """Largest angle of a rotation, to either side."""
 
-    jpeg: Share = 0.5
+    jpeg: Share = 0.65
     """Share of images that go through JPEG."""
 
-    jpeg_quality: tuple[Quality, Quality] = (40.0, 95.0)
+    jpeg_quality: tuple[Quality, Quality] = (35.0, 90.0)
     """Quality of JPEG, 1 to 100."""
 
     blur: Share = 0.15

@@ -5,18 +5,17 @@ Geometry comes first, then colours, blur, noise and erasing, and JPEG last, as w
 
 from __future__ import annotations
 
-import io
 import math
 
-import numpy as np
 import torch
 from kornia.filters import gaussian_blur2d
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrdiff.errors import ShapeError
 from lrdiff.watermark.distortion_config import DistortionConfig
+from lrdiff.watermark.jpeg import jpeg
+from lrdiff.watermark.views import rotate
 
 LUMA = (0.299, 0.587, 0.114)
 # RGB to YIQ: hue is the angle in the plane of the last two.
@@ -26,7 +25,7 @@ YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 class Distortions(nn.Module):
     """A random chain of distortions, the same for the same generator.
 
-    Gradients pass all of them: JPEG hands its gradient through unchanged (straight through), as in arXiv 2303.15435.
+    Gradients pass all of them, also JPEG; see `jpeg.py`.
     """
 
     def __init__(self, config: DistortionConfig | None = None) -> None:
@@ -188,17 +187,6 @@ def turn_hue(x: Tensor, degrees: Tensor) -> Tensor:
     return torch.einsum("bij,bjhw->bihw", torch.linalg.inv(basis) @ turn @ basis, x).clamp(0.0, 1.0)
 
 
-def rotate(x: Tensor, degrees: Tensor) -> Tensor:
-    """Rotate images [B, 3, H, W] in [0, 1] about their middle by angles [B]; the size stays, the corners are black."""
-    cos, sin = torch.deg2rad(degrees).cos().to(x), torch.deg2rad(degrees).sin().to(x)
-    height, width = x.shape[-2:]
-    zero = torch.zeros_like(cos)
-    first = torch.stack([cos, -sin * height / width, zero], dim=1)
-    second = torch.stack([sin * width / height, cos, zero], dim=1)
-    grid = F.affine_grid(torch.stack([first, second], dim=1), list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
 def blur(x: Tensor, sigma: Tensor) -> Tensor:
     """Blur images [B, 3, H, W] by Gaussians of standard deviations [B] in pixels; 0 leaves an image as it is."""
     side = 2 * math.ceil(3.0 * float(sigma.max())) + 1
@@ -206,24 +194,6 @@ def blur(x: Tensor, sigma: Tensor) -> Tensor:
     if side < 3:
         return x
     return gaussian_blur2d(x, (side, side), sigma.clamp_min(1e-2)[:, None].expand(-1, 2).to(x))
-
-
-def jpeg(x: Tensor, quality: Tensor, subsampling: int = 2) -> Tensor:
-    """Save images [B, 3, H, W] in [0, 1] as JPEG of qualities [B] and read them back; the gradient passes unchanged.
-
-    Args:
-        x: Images.
-        quality: 1 to 100, rounded.
-        subsampling: Pillow's number: 2 halves the resolution of colours (4:2:0), 0 keeps it (4:4:4).
-    """
-    bytes_ = (x.detach().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    read = []
-    for array, level in zip(bytes_, quality.tolist(), strict=True):
-        buffer = io.BytesIO()
-        Image.fromarray(array).save(buffer, "JPEG", quality=round(level), subsampling=subsampling)
-        read.append(np.asarray(Image.open(buffer).convert("RGB")))
-    saved = torch.from_numpy(np.stack(read)).permute(0, 3, 1, 2).to(x) / 255.0
-    return x + (saved - x).detach()
 
 
 def _grey(x: Tensor) -> Tensor:

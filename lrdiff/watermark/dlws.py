@@ -17,7 +17,22 @@ from torch import Tensor
 
 from lrdiff.errors import ConfigError, ShapeError
 
-FIELDS = ("image", "mark", "psnr", "accuracy", "held_image", "held_mark", "mean_error", "mean_accuracy", "updates")
+FADE = 0.1
+"""Factor on the mark's weight for each decibel below the floor."""
+QUICK = 0.5
+"""Share of the old average in the one that is held against the floor."""
+FIELDS = (
+    "image",
+    "mark",
+    "psnr",
+    "accuracy",
+    "held_image",
+    "held_mark",
+    "mean_error",
+    "mean_accuracy",
+    "updates",
+    "quick_error",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +47,7 @@ class Rules:
         psnr_step: Increment of the PSNR's target.
         accuracy_step: Increment of the accuracy's target.
         patience: Steps in a row for which a target must hold before it is raised.
-        psnr_floor: PSNR in dB below which the safe form halves the mark's weight.
+        psnr_floor: PSNR in dB below which the safe form lets the mark fade.
         psnr_cap: Highest PSNR target of the safe form.
         accuracy_cap: Highest accuracy target of the safe form; below 1, since one wrong bit among thousands keeps an
             average below 1 for ever.
@@ -85,9 +100,11 @@ class LossWeights:
         - targets stop at a cap; the paper's accuracy goes from 0.90 to 1.06, is missed for ever, and its weight grows
           without bound;
         - rho_t and mu_t are moving averages (of the squared error, for the PSNR), so one batch decides nothing;
-        - below a floor of the PSNR the mark's weight is halved and the image's raised by 2 gamma, whatever is read:
-          where the mark's target is out of reach, the paper's rule spoils pictures without end (a small decoder's came
-          down to 11 dB);
+        - below a floor of the PSNR the image's weight is raised by 2 gamma, and the mark's fades by 10 for each missing
+          decibel, whatever is read: where the mark's target is out of reach, the paper's rule spoils pictures without
+          end (a small decoder's came down to 11 dB). The faded weight is back as soon as the PSNR is, which is averaged
+          over two steps only: a weight that is halved for good, step by step and by an average of ten steps, swings
+          (measured: between 30 and 38 dB, to the end);
         - the weights that are handed out sum to 1, and their sum inside is bounded: beyond `memory` both shrink alike,
           so old decisions fade and the last steps keep their say.
 
@@ -110,15 +127,15 @@ class LossWeights:
             self.psnr, self.accuracy = min(self.psnr, self.rules.psnr_cap), min(self.accuracy, self.rules.accuracy_cap)
         self.held_image = self.held_mark = 0.0
         self.mean_error = self.mean_accuracy = 0.0
-        self.updates = 0.0
+        self.updates = self.quick_error = 0.0
 
     @property
     def weights(self) -> tuple[float, float]:
         """Weights of the image loss and of the bit loss."""
         if self.rules.form == "paper":
             return self.image, self.mark
-        total = self.image + self.mark
-        return self.image / total, self.mark / total
+        mark = self.mark * FADE ** max(0.0, self.rules.psnr_floor - self._quick_psnr())
+        return self.image / (self.image + mark), mark / (self.image + mark)
 
     def update(self, psnr: float, accuracy: float) -> None:
         """Take the measurements of a step.
@@ -136,8 +153,8 @@ class LossWeights:
         rules = self.rules
         if rules.form == "safe":
             psnr, accuracy = self._smoothed(psnr, accuracy)
-        if rules.form == "safe" and psnr < rules.psnr_floor:
-            self.image, self.mark = self.image + 2 * rules.gamma, self.mark / 2
+        if rules.form == "safe" and self._quick_psnr() < rules.psnr_floor:
+            self.image += 2 * rules.gamma
         elif accuracy < self.accuracy:
             self.mark += 2 * rules.gamma
         elif psnr < self.psnr:
@@ -155,11 +172,14 @@ class LossWeights:
         """Return moving averages, corrected for their start at zero."""
         keep = self.rules.smoothing
         self.updates += 1
+        self.quick_error = QUICK * self.quick_error + (1 - QUICK) * 10 ** (-psnr / 10)
         self.mean_error = keep * self.mean_error + (1 - keep) * 10 ** (-psnr / 10)
         self.mean_accuracy = keep * self.mean_accuracy + (1 - keep) * accuracy
         seen = 1 - keep**self.updates
-        error = self.mean_error / seen
-        return (-10 * math.log10(error) if error > 0 else math.inf), self.mean_accuracy / seen
+        return _decibels(self.mean_error / seen), self.mean_accuracy / seen
+
+    def _quick_psnr(self) -> float:
+        return _decibels(self.quick_error / (1 - QUICK**self.updates)) if self.updates else math.inf
 
     def _bound(self) -> None:
         self.psnr = min(self.psnr, self.rules.psnr_cap)
@@ -177,3 +197,7 @@ class LossWeights:
             raise ShapeError(f"the state of loss weights has {len(FIELDS)} numbers, not {list(state.shape)}")
         for name, value in zip(FIELDS, state.tolist(), strict=True):
             setattr(self, name, value)
+
+
+def _decibels(error: float) -> float:
+    return -10 * math.log10(error) if error > 0 else math.inf

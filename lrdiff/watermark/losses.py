@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lrdiff.dct import blocks_dct
 from lrdiff.errors import ConfigError, ShapeError
 from lrdiff.lpips import SUPPLY, load_lpips
 
@@ -164,7 +165,7 @@ def watson(marked: Tensor, clean: Tensor) -> Tensor:
     if min(marked.shape[-2:]) < 8:
         raise ShapeError(f"Watson's loss works on blocks of 8 x 8 pixels, not on {list(marked.shape)}")
     offset = torch.tensor([127.5, 0.0, 0.0], device=marked.device).view(3, 1, 1)
-    mine, theirs = (_dct_blocks(_opponent(images) * 127.5 + offset) for images in (marked, clean))
+    mine, theirs = (blocks_dct(_opponent(images) * 127.5 + offset) for images in (marked, clean))
     table = torch.tensor(WATSON, device=marked.device)
     dc = theirs[:, :1, :, :, :1, :1]
     ratio = (dc / dc.mean((2, 3), keepdim=True).clamp_min(1e-6)).clamp_min(0.1)
@@ -193,15 +194,6 @@ def _worst_window(luma_error: Tensor) -> Tensor:
     side = min(WINDOW, *luma_error.shape[-2:])
     means = F.avg_pool2d((luma_error / VISIBLE).square(), side, stride=min(STRIDE, side))
     return means.flatten(1).max(1).values.mean()
-
-
-def _dct_blocks(images: Tensor) -> Tensor:
-    """Return orthonormal DCT coefficients of 8 x 8 blocks: [B, C, rows, columns, 8, 8]."""
-    n = torch.arange(8, device=images.device, dtype=torch.float32)
-    basis = torch.cos(math.pi / 8 * (n[None] + 0.5) * n[:, None]) * 0.5
-    basis[0] *= math.sqrt(0.5)
-    blocks = images.unfold(2, 8, 8).unfold(3, 8, 8)
-    return basis @ blocks @ basis.T
 
 
 def _lpips(weights: Path) -> Compare:

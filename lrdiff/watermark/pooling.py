@@ -24,7 +24,7 @@ from lrdiff.errors import ConfigError, DataError
 from lrdiff.watermark import soft, statistics
 from lrdiff.watermark.keys.candidates import count_matches
 from lrdiff.watermark.null import Null
-from lrdiff.watermark.reading import Network, Reading, read_files, turn_name
+from lrdiff.watermark.reading import Network, Reading, read_files, view_name
 from lrdiff.watermark.verdict import Answer, conclude
 from lrdiff.watermark.verifier import Judge, Keys, open_extractor
 
@@ -46,7 +46,7 @@ class PooledVerdict:
         threshold: Matches that the binomial test needs.
         alpha: Accepted false-positive rate of the whole question.
         keys: Number of keys tried.
-        searches: Number of turned versions tried, the same for all images.
+        searches: Number of views tried, the same for all images.
         p_corrected: The larger p-value, corrected for keys and searches; the one that decides.
         key: Index of the best key.
         each: Matches of each image.
@@ -94,7 +94,7 @@ def verify_pooled(
         alpha: Accepted probability that an unmarked model is called detected.
         extractor: The extractor, its file, or None for the shipped one.
         count: How many images there are; decided before they are read, and checked.
-        search: Also try all of them mirrored and turned by quarters.
+        search: Also try all of them mirrored, turned, tilted and resized.
         null: Unmarked pictures that calibrate an extractor without a calibration.
         doubt: Why a match would prove nothing.
 
@@ -143,7 +143,7 @@ def verify_pooled(
         key=key,
         each=tuple(int((row == judge.table[key]).sum()) for row in read[:, turn]),
         extractor=judge.extractor,
-        preprocessing="8-bit sRGB, upright" + (f"; {turn_name(turn)}, best of {searches}" if searches > 1 else ""),
+        preprocessing="8-bit sRGB, upright" + (f"; {view_name(turn)}, best of {searches}" if searches > 1 else ""),
         sha256=tuple(names),
     )
 

@@ -19,6 +19,7 @@ from lrdiff import images
 from lrdiff.errors import DataError, ModelError
 from lrdiff.watermark.extractor import Extractor
 from lrdiff.watermark.torchscript import Scripted
+from lrdiff.watermark.views import PLAIN, SEARCH, View
 
 Network = Extractor | Scripted
 MIN_SIDE = 16
@@ -32,7 +33,6 @@ BATCH_PIXELS, BATCH_IMAGES = MAX_SIDE * MAX_SIDE, 4
 larger batches fall out of its caches and are slower."""
 MAX_BYTES = 400_000_000
 """A larger file is refused before it is read. A picture of the largest size has 300 MB uncompressed."""
-TURNS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Reading:
     """What the extractor read in a picture.
 
     Attributes:
-        logits: [readings, n]; one reading, or eight with a search. A bit is 1 where its logit is above 0.
+        logits: [readings, n]; one reading, or one for each view of a search. A bit is 1 where its logit is above 0.
         preprocessing: What was done to the picture before.
         sha256: Of the file's bytes.
         doubt: Why this picture cannot be judged, or None.
@@ -70,7 +70,7 @@ def read_files(
     Args:
         network: The extractor.
         files: Files as they were received, or where they are. Taken one at a time.
-        search: Also read the mirrored picture and quarter turns.
+        search: Also read the picture mirrored, turned, tilted and resized; see `views.SEARCH`.
 
     Yields:
         One item for every file, in order: the reading, or why the file is no picture.
@@ -93,9 +93,9 @@ def read_files(
         yield from _read(network, waiting, search)
 
 
-def turn_name(turn: int) -> str:
-    """Return in words how the picture was turned before it was read."""
-    return f"{'mirrored, ' if turn >= 4 else ''}turned {90 * (turn % 4)} degrees"
+def view_name(number: int) -> str:
+    """Return in words how the picture was held for reading `number` of a search."""
+    return str(SEARCH[number])
 
 
 def _fits(waiting: Sequence[_Picture], picture: _Picture) -> bool:
@@ -115,7 +115,7 @@ def _read(network: Network, pictures: Sequence[_Picture], search: bool) -> Itera
     network.eval()
     try:
         batch = torch.stack([picture.tensor for picture in pictures]).to(network.get_buffer("mean").device)
-        logits = torch.stack([network(_turned(batch, turn)) for turn in range(TURNS if search else 1)], dim=1)
+        logits = torch.stack([read_view(network, batch, view) for view in (SEARCH if search else PLAIN)], dim=1)
     finally:
         network.train(training)
     found = logits.double().cpu().numpy()
@@ -123,6 +123,16 @@ def _read(network: Network, pictures: Sequence[_Picture], search: bool) -> Itera
         raise ModelError("the extractor gave NaN or infinity, so nothing was read; use another extractor")
     for picture, rows in zip(pictures, found, strict=True):
         yield Reading(rows, picture.preprocessing, picture.sha256, picture.doubt)
+
+
+def read_view(network: Network, images: Tensor, view: View) -> Tensor:
+    """Return logits [B, n] of one view of images [B, 3, H, W] in [-1, 1], at most `MAX_SIDE` a side.
+
+    Read are as many at once as bounded memory allows when they are enlarged.
+    """
+    pixels = max(1.0, view.scale) ** 2 * images.shape[-2] * images.shape[-1]
+    parts = images.split(max(1, int(BATCH_PIXELS / pixels)))
+    return torch.cat([network(view(part, MAX_SIDE)) for part in parts])
 
 
 def _decode(file: bytes | Path, scratch: Path) -> _Picture | DataError:
@@ -172,8 +182,3 @@ def _doubt(picture: Image.Image) -> str | None:
     if max(ImageStat.Stat(picture).stddev) < FLAT:
         return "the picture is flat, so there is nothing a mark could be read from"
     return None
-
-
-def _turned(images: Tensor, turn: int) -> Tensor:
-    """Return one of the eight mirrored and quarter-turned versions; number 0 is the picture itself."""
-    return torch.rot90(images.flip(3) if turn >= 4 else images, turn % 4, (2, 3))

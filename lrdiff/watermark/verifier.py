@@ -17,7 +17,7 @@ from lrdiff.watermark.calibration import IMAGES_LIMIT
 from lrdiff.watermark.extractor import load
 from lrdiff.watermark.keys.candidates import count_matches
 from lrdiff.watermark.null import Null, tail
-from lrdiff.watermark.reading import Network, Reading, read_files, turn_name
+from lrdiff.watermark.reading import Network, Reading, read_files, view_name
 from lrdiff.watermark.torchscript import SUFFIXES, load_torchscript
 from lrdiff.watermark.verdict import Test, Verdict, decide, decide_by_null
 
@@ -68,7 +68,7 @@ def verify(
             keys are given as an array [N, n] of 0 and 1.
         alpha: Accepted probability that an unmarked picture is called detected, over all keys and searches.
         extractor: The extractor, its file, or None for the shipped one.
-        search: Also try the mirrored picture and quarter turns: eight readings, corrected for.
+        search: Also try the picture mirrored, turned, tilted and resized: 49 readings, corrected for.
         null: What the extractor reads in unmarked pictures: the test falls back on it where the extractor's
             calibration does not support the binomial one.
         doubt: Why a match would prove nothing, for example that the key is revoked; the answer is then "inconclusive".
@@ -107,7 +107,7 @@ def verify_many(
         bits: See `verify`, as all others.
         alpha: Of each picture.
         extractor: The extractor.
-        search: Try turned versions.
+        search: Try other views.
         null: Unmarked pictures.
         doubt: Why a match would prove nothing.
 
@@ -206,7 +206,7 @@ class Judge:
             read="".join("01"[int(value > 0)] for value in reading.logits[turn]),
             extractor=self.extractor,
             preprocessing=reading.preprocessing
-            + (f"; {turn_name(turn)}, best of {searches} readings" if searches > 1 else ""),
+            + (f"; {view_name(turn)}, best of {searches} readings" if searches > 1 else ""),
             sha256=reading.sha256,
             test=self.test,
             second=second,

@@ -1,7 +1,7 @@
 """`python -m tests.bench.compare_adapters`: tensor-lora against other adapters on the shipped subjects, three seeds.
 
 Hours on a CPU: adapters x subjects x seeds runs. `--subject`, `--seeds` and `--steps` make it smaller, `--name`
-puts it beside another result.
+puts it beside another result. With `--out` the same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -12,12 +12,22 @@ import sys
 import tempfile
 from pathlib import Path
 
-from app.adapter_comparison import Row, compare, read_spec, summary
+from app.adapter_comparison import Row, compare, go_on, read_spec, summary
 from lrdiff.assets import ASSETS, SUBJECTS
 from lrdiff.files import write_bytes
 from tests.bench.result import write
 
-ADAPTERS = ("tensor-lora", "tensor-lora:r=2", "lora:r=1,alpha=1", "lora:r=4", "dora:r=4", "lokr", "oft")
+ADAPTERS = (
+    "tensor-lora",
+    "tensor-lora:r=2",
+    "tensor-lora:transform_rank=1,residual=lora,r=1,alpha=4",
+    "lora:r=1,alpha=1",
+    "lora:r=4",
+    "lora:r=4,optim.lr=4e-3",
+    "dora:r=4",
+    "lokr",
+    "oft",
+)
 PICTURES = ASSETS / "pictures"
 
 
@@ -34,9 +44,19 @@ def main(arguments: list[str]) -> None:
     ending = f"_{options.name}" if options.name else ""
     specs = [read_spec(text) for text in options.adapter]
     with tempfile.TemporaryDirectory() as scratch:
-        folder = compare(
-            specs, options.subject, seeds=options.seeds, steps=options.steps, out=options.out or Path(scratch)
-        )
+        begun = sorted(options.out.glob("*/comparison.json")) if options.out else []
+        if begun:
+            record = json.loads(begun[-1].read_text())
+            asked = {
+                "adapters": options.adapter, "subjects": options.subject, "seeds": options.seeds, "steps": options.steps
+            }  # fmt: skip
+            if differs := [name for name, value in asked.items() if record[name] != value]:
+                parser.error(f"{begun[-1]} was begun with other {', '.join(differs)}; give the same, or another --out")
+            folder = go_on(begun[-1].parent)
+        else:
+            folder = compare(
+                specs, options.subject, seeds=options.seeds, steps=options.steps, out=options.out or Path(scratch)
+            )
         record = json.loads((folder / "comparison.json").read_text())
         write_bytes(PICTURES / f"adapters{ending}.png", (folder / "comparison.png").read_bytes())
     entries = summary([Row(**row) for row in record["rows"]])

@@ -65,7 +65,7 @@ SETTINGS = json.dumps(
 
 def test_robustness_and_limits_measure_every_bar_for_every_key(place: Path, words: list[str]) -> None:
     more = [*words, "--steps", "2", "--guidance", "1", "--settings", SETTINGS]
-    arguments = ["--keys", "2", "--images", "4", "--suite-images", "0", *more]
+    arguments = ["--keys", "2", "--images", "4", "--suite-images", "0", "--search-images", "4", *more]
     assert watermark_robustness.main(arguments) == 0
     assert (place / "watermark.png").is_file()
     record = result.read(place / "watermark_robustness.json")
@@ -75,6 +75,9 @@ def test_robustness_and_limits_measure_every_bar_for_every_key(place: Path, word
     assert {"32", "64"} == set(record["details"]["bars"])  # four latents make one larger decode
     assert record["details"]["bars"]["32"][0]["keys"] == 2
     assert record["details"]["bars"]["32"][0]["images"] == 8
+    found = {(row["attack"], row["strength"]): row for row in record["details"]["searched"]["32"]}
+    assert list(found) == [("none", 0.0), ("resize", 0.7), ("resize", 0.3), ("rotate", 25.0)]
+    assert found["none", 0.0]["bit_accuracy"] >= record["details"]["bars"]["32"][0]["bit_accuracy"]
     assert record["details"]["keys"][0]["facts"]["steps"] == 3
     assert record["details"]["keys"][0]["facts"]["seconds"] > 0
     keys = {path.read_text() for path in (place / "cache").rglob("bench-*.txt")}

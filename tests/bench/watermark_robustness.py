@@ -1,6 +1,6 @@
 """How much of the watermark survives on `toys`: bit accuracy and detection after attacks, with several keys.
 
-python -m tests.bench.watermark_robustness [--keys 5] [--images 1000] [--suite-images 100]
+python -m tests.bench.watermark_robustness [--keys 5] [--images 1000] [--suite-images 100] [--search-images 100]
 
 Latents, decoders and measurements are kept in .cache/bench; an interrupted run goes on where it was. Also draws
 assets/pictures/watermark.png: pictures of the first key, and what the mark changes.
@@ -36,6 +36,7 @@ from lrdiff.watermark.attacks import SUITE
 from lrdiff.watermark.reading import Network
 from lrdiff.watermark.statistics import p_value, threshold
 from lrdiff.watermark.verifier import DEFAULT, open_extractor
+from lrdiff.watermark.views import SEARCH
 from tests.bench import watermark_material as material
 from tests.bench.result import write
 
@@ -62,6 +63,8 @@ SOURCES = (
     "measurement with the official script, facebookresearch/stable_signature#29 (256 px, PSNR 30.5)"
 )
 BAR_PSNR, PAPER_PSNR = 34.0, 32.5
+SEARCHED = ("none", "resize", "rotate")
+"""Attacks after which other views of the picture are tried, too; the others leave size and direction alone."""
 SHOWN, STRENGTHENED = 5, 5
 PICTURE = ASSETS / "pictures" / "watermark.png"
 
@@ -80,12 +83,14 @@ def main(arguments: list[str]) -> int:
     for number in range(given.keys):
         decoder = material.marked(number, extractor, file, backbone.path, json.loads(given.settings))
         what = [extractor.sha256(), fingerprint_of(backbone.path / "vae"), given.settings, decoder.key, given.images]
-        what += [given.suite_images, given.steps, given.guidance, BARS]
+        what += [given.suite_images, given.search_images, given.steps, given.guidance, BARS]
         name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
         saved = material.CACHE / "robustness" / f"{name}.json"
         if not saved.exists():
             saved.parent.mkdir(parents=True, exist_ok=True)
-            write_json(saved, measure(backbone, decoder, latents, clean, extractor, given.suite_images))
+            write_json(
+                saved, measure(backbone, decoder, latents, clean, extractor, given.suite_images, given.search_images)
+            )
         if number == 0:
             show(clean, material.decoded(backbone, decoder.vae, latents[:SHOWN]))
         keys.append(json.loads(saved.read_text()))
@@ -99,6 +104,7 @@ def _given(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--keys", type=int, default=5)
     parser.add_argument("--images", type=int, default=1000, help="generated pictures, decoded with every key")
     parser.add_argument("--suite-images", type=int, default=100, help="of these, how many go through the whole suite")
+    parser.add_argument("--search-images", type=int, default=100, help="of these, how many are searched for the mark")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps of a picture")
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--settings", default="{}", help="of the training runs, as JSON over the defaults")
@@ -115,6 +121,7 @@ def measure(
     clean: Sequence[Image.Image],
     extractor: Network,
     suite_images: int,
+    search_images: int,
 ) -> dict[str, Any]:
     """Attack the pictures of one key; counts only, so that keys can be put together."""
     side = backbone.resolution
@@ -122,10 +129,16 @@ def measure(
     result: dict[str, Any] = {"facts": decoder.facts, "psnr": _psnr(clean, pictures)}
     result[str(side)] = _bars(pictures, decoder.key, extractor)
     result["negative"] = list(attack_report.read_matches(extractor, clean, decoder.key))
+    searched = clean[:search_images], decoder.key
+    result["negative searched"] = list(attack_report.read_matches(extractor, *searched, views=SEARCH))
+    result[f"searched {side}"] = _searched(pictures[:search_images], decoder.key, extractor)
     for across in (2, 4):
         large = material.decoded(backbone, decoder.vae, material.mosaic(latents, across), batch=2)
         if large:
             result[str(side * across)] = _bars(large, decoder.key, extractor)
+            if across == 2:
+                part = large[: search_images // across**2]
+                result[f"searched {side * across}"] = _searched(part, decoder.key, extractor)
     rows = attack_report.run(SUITE, pictures[:suite_images], decoder.key, extractor) if suite_images else []
     result["suite"] = [_plain(row) for row in rows]
     return result
@@ -156,6 +169,17 @@ def _bars(pictures: Sequence[Image.Image], key: str, extractor: Network) -> list
     return rows
 
 
+def _searched(pictures: Sequence[Image.Image], key: str, extractor: Network) -> list[dict[str, Any]]:
+    """Measure what a search finds; the matches are those of the best view."""
+    rows = []
+    for name, strength, *_ in BARS:
+        if name in SEARCHED and pictures:
+            after = attack_report.attacked(BY_NAME[name], strength, pictures, seed=0)
+            found = attack_report.read_matches(extractor, after, key, views=SEARCH)
+            rows.append({"attack": name, "strength": strength, "matches": list(found), "psnr": None})
+    return rows
+
+
 def _plain(row: Row) -> dict[str, Any]:
     return {"attack": row.attack, "strength": row.strength, "matches": row.matches[0], "psnr": row.psnr}
 
@@ -182,6 +206,19 @@ def joined(keys: Sequence[dict[str, Any]], part: str, bits: int) -> list[Row]:
     return attack_report.join(tables) if tables else []
 
 
+def _by_attack(rows: Sequence[Row]) -> dict[tuple[str, float], Row]:
+    return {(row.attack, float(row.strength)): row for row in rows}
+
+
+def _with_search(row: Row | None) -> str:
+    """Say how many bits the best view has, and how often that is a detection with all views counted."""
+    if row is None:
+        return "-"
+    needed = threshold(row.bits, 1e-6, searches=len(SEARCH))
+    rate = 0.0 if needed is None else float((row.counts >= needed).mean())
+    return f"{row.accuracy:.3f}, {rate:.3f}"
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Return mean and Student's 95 % interval."""
     mean = statistics.fmean(values)
@@ -192,6 +229,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
 def _finish(given: argparse.Namespace, arguments: list[str], extractor: Network, keys: Sequence[dict[str, Any]]) -> int:
     sizes = sorted(int(part) for part in keys[0] if part.isdigit())
     tables = {size: joined(keys, str(size), extractor.bits) for size in sizes}
+    found = {size: _by_attack(joined(keys, f"searched {size}", extractor.bits)) for size in sizes[:2]}
     rows, missed = [], []
     for at, (name, strength, bar, paper, published) in enumerate(BARS):
         row = tables[sizes[0]][at]
@@ -206,6 +244,7 @@ def _finish(given: argparse.Namespace, arguments: list[str], extractor: Network,
                 f"{min(row.per_key):.3f} to {max(row.per_key):.3f}",
                 f"{rate:.3f} ({bounds.low:.3f} to {bounds.high:.3f})",
                 *(round(tables[size][at].accuracy, 4) for size in sizes[1:]),
+                *(_with_search(found[size].get((name, float(strength)))) for size in sizes[:2]),
                 "-" if bar is None else f">= {bar}",
                 "-" if paper is None else paper,
                 "-" if published is None else published,
@@ -213,15 +252,18 @@ def _finish(given: argparse.Namespace, arguments: list[str], extractor: Network,
         )
         if bar is not None and row.accuracy < bar:
             missed.append(f"{label} {row.accuracy:.3f} < {bar}")
+    negatives = [count for key in keys for count in key["negative"]]
+    searched = [count for key in keys for count in key["negative searched"]]
     decibel = mean_interval([value for key in keys for value in key["psnr"]])
     seconds = [key["facts"]["seconds_to_99"] for key in keys]
-    empty = ["-"] * (len(sizes) - 1)
+    empty = ["-"] * (len(sizes) - 1 + len(found))
     spread = f"{decibel[1]:.2f} to {decibel[2]:.2f}"
     rows.append(["PSNR, dB", round(decibel[0], 2), spread, "-", "-", *empty, f">= {BAR_PSNR:g}", PAPER_PSNR, 30.5])
     if decibel[0] < BAR_PSNR:
         missed.append(f"PSNR {decibel[0]:.1f} dB < {BAR_PSNR:g} dB")
     columns = ["attack", f"bit accuracy, {sizes[0]} px", "95 % interval", "worst to best key", "detected at 1e-6"]
-    columns += [f"bit accuracy, {size} px" for size in sizes[1:]] + ["bar", "EW-LoRA", "Stable Signature"]
+    columns += [f"bit accuracy, {size} px" for size in sizes[1:]]
+    columns += [f"with a search, {size} px: bits, detected" for size in found] + ["bar", "EW-LoRA", "Stable Signature"]
     for row in rows:
         print(*row, sep="  ")
     print("missed: " + ("; ".join(missed) or "nothing"))
@@ -238,18 +280,24 @@ def _finish(given: argparse.Namespace, arguments: list[str], extractor: Network,
         f"{given.images} generated pictures ({given.steps} steps) x {len(keys)} keys. Strength of crop and resize is "
         f"area. Intervals of accuracy are Student's over pictures, of detection exact; threshold {reached}. Larger "
         f"sizes are decodes of {' and '.join(f'{(s // sizes[0]) ** 2} latents' for s in sizes[1:])} side by side. "
+        f"A search tries {len(SEARCH)} views and takes the best, which chance lets agree in "
+        f"{statistics.fmean(searched) / extractor.bits:.2f} of the bits of unmarked pictures; it needs "
+        f"{threshold(extractor.bits, 1e-6, searches=len(SEARCH))} of {extractor.bits}; of each key "
+        f"{given.search_images} pictures were searched. "
         f"99 % of bits after: {time}. {facts['parameters']:,} parameters; adapter "
         f"{facts['adapter_bytes'] / 1000:.0f} kB, merged decoder {facts['decoder_bytes'] / 1e6:.1f} MB. {SOURCES}. "
         + (f"Missed: {'; '.join(missed)}." if missed else "")
     )
-    negatives = [count for key in keys for count in key["negative"]]
     details = {
         "extractor_sha256": extractor.sha256(),
         "keys": [{"facts": key["facts"], "psnr": mean_interval(key["psnr"])} for key in keys],
+        "searched": {str(size): [row.record() for row in rows.values()] for size, rows in found.items()},
         "unmarked_pictures_with_these_keys": {
             "pictures": len(negatives),
             "mean_share_of_bits": statistics.fmean(negatives) / extractor.bits,
             "most_matches": max(negatives),
+            "mean_share_of_bits_with_a_search": statistics.fmean(searched) / extractor.bits,
+            "most_matches_with_a_search": max(searched),
         },
         "levels": attack_report.levels(extractor.bits),
         "bars": {str(size): [row.record() for row in table] for size, table in tables.items()},

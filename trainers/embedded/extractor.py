@@ -30,6 +30,8 @@ from lrdiff.watermark import distortions
 from lrdiff.watermark.distortion_config import DistortionConfig
 from lrdiff.watermark.distortions import Distortions
 from lrdiff.watermark.extractor import Extractor
+from lrdiff.watermark.jpeg import jpeg
+from lrdiff.watermark.views import rotate
 from trainers.config import Settings
 from trainers.embedded.few_bits import FewBits
 from trainers.embedded.keyed import FRAME, Keyed, draw
@@ -302,14 +304,14 @@ def views(images: Tensor) -> dict[str, Tensor]:
     bright = distortions.adjust(pixels, torch.zeros_like(pixels), 1.5)
     changed = {
         "clean": pixels,
-        "jpeg80": distortions.jpeg(pixels, 80 * ones),
-        "jpeg50": distortions.jpeg(pixels, 50 * ones),
+        "jpeg80": jpeg(pixels, 80 * ones),
+        "jpeg50": jpeg(pixels, 50 * ones),
         "crop10": pixels[:, :, top : top + part[0], left : left + part[1]],
         "resize30": F.interpolate(pixels, small, mode="bilinear", align_corners=False, antialias=True),
-        "rotate25": distortions.rotate(pixels, 25 * ones),
+        "rotate25": rotate(pixels, 25 * ones),
         "bright": bright,
         "contrast": distortions.adjust(pixels, grey, 1.5),
         "blur1": distortions.blur(pixels, ones),
-        "combined": distortions.jpeg(bright[:, :, : half[0], : half[1]], 80 * ones),
+        "combined": jpeg(bright[:, :, : half[0], : half[1]], 80 * ones),
     }
     return {name: 2.0 * value - 1.0 for name, value in changed.items()}

@@ -145,7 +145,7 @@ class WatermarkSettings(Settings):
 class WatermarkOptim(OptimConfig):
     """How long and how fast to train."""
 
-    steps: PositiveInt = 800
+    steps: PositiveInt = 1000
     """Optimizer steps at most, counted from the very start, also after a resume."""
 
     lr: PositiveFloat = 3e-3

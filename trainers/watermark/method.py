@@ -34,7 +34,7 @@ CHUNK = 4
 """Pictures decoded at once where no gradient is needed."""
 EXAGGERATED = 10.0
 """Factor on the difference that previews show."""
-SLACK = 4.0
+SLACK = 1.0
 """How far below its goal the PSNR may fall, in dB, before the mark gives way."""
 MISSED = "pictures of this decoder may not be detected; train longer, or give method.target more layers"
 

@@ -50,6 +50,30 @@ def test_adapters_are_trained_and_measured_alike(lrdiff: Lrdiff, tiny: Path, tmp
     runs = sorted(path.name for path in (folder / "runs").iterdir())
     assert runs == ["lokr-horned-mug-0", "lora-r1-alpha1-horned-mug-0"]
 
+    # As after kill -9 in the second run: the first is not trained again, the second begins anew beside what is left.
+    complete = record["rows"]
+    (folder / "comparison.json").write_text(json.dumps({**record, "rows": complete[:1]}))
+    killed, done = (folder / "runs" / name / "run.json" for name in runs)
+    killed.write_text(json.dumps({**json.loads(killed.read_text()), "state": "interrupted"}))
+    before = done.stat().st_mtime_ns, killed.read_text()
+    code, out, err = lrdiff("compare", "--resume", folder)
+    assert code == 0, err
+    again = json.loads((folder / "comparison.json").read_text())["rows"]
+    assert [{**row, "seconds_per_step": 0} for row in again] == [{**row, "seconds_per_step": 0} for row in complete]
+    assert (done.stat().st_mtime_ns, killed.read_text()) == before
+    assert sorted(path.name for path in (folder / "runs").iterdir()) == [runs[0], f"{runs[0]}-again", runs[1]]
+    assert out == (folder / "comparison.txt").read_text()
+
+
+def test_only_a_comparison_goes_on_and_with_its_own_settings(lrdiff: Lrdiff, tmp_path: Path) -> None:
+    code, _, err = lrdiff("compare", "--resume", tmp_path)
+    assert (code, "no record of a comparison" in err) == (2, True)
+    (tmp_path / "comparison.json").write_text('{"rows": []}')
+    code, _, err = lrdiff("compare", "--resume", tmp_path)
+    assert (code, "older lrdiff" in err) == (2, True)
+    code, _, err = lrdiff("compare", "--resume", tmp_path, "--steps", 3)
+    assert (code, "leave out --steps" in err) == (2, True)
+
 
 def row(adapter: str, fidelity: float, seed: int = 0) -> Row:
     return Row(adapter, "mug", seed, 100, 2000, 0.5, fidelity, 0.75, 0.2, 0.4)

@@ -153,16 +153,6 @@ def test_blur_of_zero_keeps_an_image_and_more_removes_more() -> None:
     assert distortions.blur(pixels[:, :, :2, :2], torch.tensor([9.0, 9.0, 9.0])).isfinite().all()
 
 
-def test_jpeg_is_real_and_its_gradient_passes_unchanged() -> None:
-    pixels = ((smooth(2) + 1) / 2).requires_grad_()
-    strong, weak = distortions.jpeg(pixels, torch.tensor([10.0, 95.0])).detach()
-    errors = [float((saved - was).abs().mean()) for saved, was in zip((strong, weak), pixels.detach(), strict=True)]
-    assert errors[0] > 2 * errors[1] > 0
-    distortions.jpeg(pixels, torch.tensor([50.0, 50.0])).sum().backward()
-    assert pixels.grad is not None
-    torch.testing.assert_close(pixels.grad, torch.ones_like(pixels))
-
-
 def test_erasing_paints_one_rectangle_of_the_wanted_area() -> None:
     images = smooth(4)
     out = only(erase=1.0, erase_area=(0.2, 0.2))(images, stream(0, "e"))

@@ -37,12 +37,21 @@ def test_a_scripted_sequence_raises_the_weights_by_the_rule(rules: Rules) -> Non
     assert scheduler.weights == pytest.approx((expected[0] / total, expected[1] / total))
 
 
-def test_below_the_floor_the_picture_comes_first_whatever_is_read() -> None:
-    scheduler = LossWeights(SHARP)
-    for accuracy in (0.5, 1.0):
+def test_below_the_floor_the_mark_fades_with_what_is_missing_and_comes_back_with_the_picture() -> None:
+    scheduler = LossWeights(Rules())
+    for psnr, missing in ((25.9, 0.1), (25.9, 0.1), (30.0, 0.0)):
         before = scheduler.image, scheduler.mark
-        scheduler.update(25.9, accuracy)
-        assert (scheduler.image, scheduler.mark) == pytest.approx((before[0] + 0.6, before[1] / 2))
+        scheduler.update(psnr, 0.5)
+        raised = (0.6, 0.0) if missing else (0.0, 0.6)
+        assert (scheduler.image, scheduler.mark) == pytest.approx([b + r for b, r in zip(before, raised, strict=True)])
+        image, mark = scheduler.weights
+        assert image + mark == pytest.approx(1.0)
+        assert mark / image == pytest.approx(scheduler.mark / scheduler.image * 0.1**missing)
+    scheduler.update(24.0, 0.5)
+    # Half of the newest error, a quarter of the one before, ...
+    old = (10**-3 / 4 + (1 / 8 + 1 / 16) * 10**-2.59 + 10**-2.4 / 2) / (1 - 1 / 16)
+    image, mark = scheduler.weights
+    assert mark / image == pytest.approx(scheduler.mark / scheduler.image * 0.1 ** (26 + 10 * math.log10(old)))
 
 
 @pytest.mark.parametrize("rules", [PAPER, SHARP], ids=["paper", "safe"])
@@ -173,5 +182,5 @@ def test_impossible_rules_and_measures_are_refused() -> None:
     for psnr, accuracy in ((math.nan, 0.5), (30.0, 1.5), (30.0, math.nan)):
         with pytest.raises(ShapeError, match="loss weights"):
             LossWeights().update(psnr, accuracy)
-    with pytest.raises(ShapeError, match="9 numbers"):
+    with pytest.raises(ShapeError, match="10 numbers"):
         LossWeights().load_state(torch.zeros(3))

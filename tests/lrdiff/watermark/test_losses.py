@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lrdiff.errors import ConfigError, ShapeError
-from lrdiff.watermark.losses import _dct_blocks, bit_accuracy, bit_loss, image_loss, masked, psnr, watson
+from lrdiff.watermark.losses import bit_accuracy, bit_loss, image_loss, masked, psnr, watson
 from tests.lrdiff.watermark.conftest import pictures
 from tests.networks import lpips_state, write
 
@@ -75,14 +74,6 @@ def test_small_and_odd_pictures_have_a_loss() -> None:
         assert math.isfinite(float(masked(clean + 0.1, clean)))
     with pytest.raises(ShapeError, match="8 x 8"):
         watson(torch.zeros(1, 3, 7, 9), torch.zeros(1, 3, 7, 9))
-
-
-def test_the_dct_is_orthonormal_and_its_first_coefficient_the_mean() -> None:
-    images = pictures(2, 1, side=16)
-    blocks = _dct_blocks(images)
-    assert blocks.shape == (2, 3, 2, 2, 8, 8)
-    assert torch.allclose(blocks.square().sum(), images.square().sum(), rtol=1e-4)
-    assert torch.allclose(blocks[..., 0, 0], 8 * F.avg_pool2d(images, 8), atol=1e-5)
 
 
 def test_the_bit_loss_is_the_cross_entropy_of_scaled_logits() -> None:
