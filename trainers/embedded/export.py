@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 SHARD = "14MB"
 """Largest file of a model, so that no file in the repository is larger than 15 MB."""
-SPREAD = 16.0
+SPREAD = 4.0
 """How much the differences between kinds of pictures count in the whitening of an extractor; see its `whiten`."""
 
 
