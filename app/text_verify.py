@@ -34,11 +34,11 @@ MEANING = {
     "detected": "The picture carries the bits of key {key}{owner}.",
     "not detected": (
         "This mark was not found. That does not say that the picture is genuine or made without AI: a mark can be "
-        "lost, and pictures of other models never had it. If it may have been made smaller, turned or put askew, tick "
-        f"“{SEARCH}”."
+        "lost, and pictures of other models never had it."
     ),
     "inconclusive": "No answer can be given: {reason}.",
 }
+PERHAPS = f"If it may have been made smaller, turned or put askew, tick “{SEARCH}”."
 OWNER = " of {owner}"
 MATCHES = "{matches} of {bits} bits agree with key {key}. At least {threshold} are needed."
 MATCHES_ONLY = "{matches} of {bits} bits agree with key {key}. No number would be enough at this rate of false alarms."

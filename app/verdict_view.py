@@ -38,6 +38,8 @@ def verdict(judged: Judged) -> str:
         tried = text.plural(text_verify.KEYS_TRIED, found.keys)
         readings = text.plural(text_verify.READINGS, found.searches)
         sentences.append(text_verify.CORRECTED.format(keys=tried, readings=readings, odds=odds(found.p_corrected)))
+    if found.verdict != "detected" and found.searches == 1:
+        sentences.append(text_verify.PERHAPS)
     told = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences)
     return (
         f"<div class='run verdict {KINDS[found.verdict]}' role='status'><div class='row'><span class='badge'>"

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+"""From red, green and blue to the planes that JPEG transforms (JFIF), without the offset of the colours."""
+
 
 def dct_matrix(like: Tensor) -> Tensor:
     """Return the orthonormal DCT-II of 8 points, [8, 8], in the dtype and on the device of `like`."""

@@ -14,13 +14,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from lrdiff.dct import blocks_dct
+from lrdiff.dct import YCBCR, blocks_dct
 from lrdiff.errors import ShapeError
 
 Reward = Callable[[Tensor], Tensor]
 
-LUMA = (0.299, 0.587, 0.114)
-YCBCR = (LUMA, (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+LUMA = YCBCR[0]
 # Tables K.1 and K.2 of ITU-T T.81, for quality 50
 LUMINANCE = (
     (16, 11, 10, 16, 24, 40, 51, 61),

@@ -10,10 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from lrdiff.dct import blocks_dct, blocks_inverse, whole_blocks
-
-# Of JFIF, for pixels from 0 to 255
-YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+from lrdiff.dct import YCBCR, blocks_dct, blocks_inverse, whole_blocks
 
 
 def jpeg(x: Tensor, quality: Tensor, subsampling: int = 2) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from app import verdict_view, verifying
+from app import text_verify, verdict_view, verifying
 from app.jobs import Queue
 from app.site import Site
 from app.tabs.verify import VerifyTab
@@ -85,6 +85,12 @@ def test_a_marked_picture_is_detected_and_others_are_not(tab: VerifyTab, network
     plain = tab.judge(str(without), key.id, "1e-6", False)
     assert "This mark was not found" in plain
     assert "without AI" in plain
+    # A search is named where none was made, and only there.
+    assert text_verify.PERHAPS in plain
+    assert text_verify.PERHAPS not in shown
+    searched = tab.judge(str(without), key.id, "1e-6", True)
+    assert "Detected</span>" not in searched
+    assert text_verify.PERHAPS not in searched
 
     tab._revoke(key.id, "leaked")
     assert verifying.verify(tab.site, with_mark, key.id).verdict.verdict == "inconclusive"

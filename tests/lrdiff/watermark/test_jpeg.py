@@ -11,7 +11,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from lrdiff.alignprop.rewards import CHROMINANCE, LUMINANCE
-from lrdiff.watermark.jpeg import YCBCR, jpeg
+from lrdiff.dct import YCBCR
+from lrdiff.watermark.jpeg import jpeg
 from lrdiff.world.render import render
 from lrdiff.world.toys import sample_scenes
 
