@@ -86,6 +86,7 @@ DENOISE: dict[str, tuple[Any, str]] = {
     "method.prior_count": (3, "weights"),
     "method.prior_steps": (2, "weights"),
     "method.prior_weight": (0.5, "weights"),
+    "method.guidance": (1.0, "previews"),
     "method.ema": (0.9, "weights"),
     "method.patience": (1, "files"),
     "method.checkpointing": (True, "plan"),

@@ -35,6 +35,10 @@ class PictureSettings(Settings):
     prior_weight: PositiveFloat = 1.0
     """Weight of their loss beside that of the pictures."""
 
+    guidance: NonNegativeFloat = 3.0
+    """How strongly previews and the images of `prior_prompt` follow their words; 1 switches guidance off. 3 suits toys;
+    5 to 7 is usual for Stable Diffusion, and 1 for FLUX.1, which is told its own guidance."""
+
     ema: Annotated[float, Ge(0.0), Le(0.99999)] = 0.0
     """Decay of a moving average of the adapter, usually 0.99; 0 for none. The average is measured, shown and saved."""
 

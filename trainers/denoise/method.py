@@ -273,11 +273,11 @@ class Denoise(Method[RunConfig[DenoiseSettings]]):
             return {f"prompt{i:02d}": self._draw(text, count) for i, text in enumerate(self.preview_prompts)}
 
     def _draw(self, prompt: str, count: int) -> Tensor:
-        backbone, watch = self.backbone, self.config.watch
+        backbone, watch, guidance = self.backbone, self.config.watch, self.config.method.guidance
         seeds = [stream(self.config.seed, "preview", number) for number in range(count)]
         noise = torch.stack([torch.randn(backbone.latent_shape, generator=rng) for rng in seeds])
         cond = self._to_device(self._conditions([prompt] * count))
-        uncond = self._to_device(self._conditions([""] * count))
+        uncond = self._to_device(self._conditions([""] * count)) if guidance != 1.0 else None
         with self._autocast():
             latents = SAMPLERS["ddim"](
                 backbone.predict,
@@ -286,7 +286,7 @@ class Denoise(Method[RunConfig[DenoiseSettings]]):
                 uncond,
                 backbone.schedule,
                 backbone.schedule.timesteps(watch.preview_steps),
-                4.0,
+                guidance,
             )
             return backbone.decode(latents).float().cpu()
 

@@ -14,7 +14,6 @@ from trainers.denoise.pictures import Latents
 
 log = logging.getLogger(__name__)
 
-GUIDANCE = 4.0
 AT_ONCE = 4
 """Class images that are drawn together."""
 
@@ -27,19 +26,19 @@ def draw_class(backbone: Backbone, settings: PictureSettings, seed: int) -> Late
 
     Args:
         backbone: With its encoders.
-        settings: `prior_prompt`, `prior_count` and `prior_steps` are read.
+        settings: `prior_prompt`, `prior_count`, `prior_steps` and `guidance` are read.
         seed: The run's.
     """
     log.info("drawing %d images of %r to be preserved", settings.prior_count, settings.prior_prompt)
-    found = []
+    found, guidance = [], settings.guidance
     for numbers in torch.arange(settings.prior_count).split(AT_ONCE):
         shape = backbone.latent_shape
         noise = torch.stack([torch.randn(shape, generator=stream(seed, "prior", int(n))) for n in numbers])
         cond = backbone.condition([settings.prior_prompt] * len(noise))
-        uncond = backbone.condition([""] * len(noise))
+        uncond = backbone.condition([""] * len(noise)) if guidance != 1.0 else None
         times = backbone.schedule.timesteps(settings.prior_steps)
         start = noise.to(backbone.device)
-        clean = SAMPLERS["ddim"](backbone.predict, start, cond, uncond, backbone.schedule, times, GUIDANCE)
+        clean = SAMPLERS["ddim"](backbone.predict, start, cond, uncond, backbone.schedule, times, guidance)
         found += [torch.stack([x, torch.zeros_like(x)]) for x in clean.float().cpu()]
     side = backbone.resolution
     return Latents(found, [backbone.size_condition((side, side), (0, 0)) for _ in found])
