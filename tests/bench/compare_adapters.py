@@ -61,9 +61,10 @@ def main(arguments: list[str]) -> None:
         write_bytes(PICTURES / f"adapters{ending}.png", (folder / "comparison.png").read_bytes())
     entries = summary([Row(**row) for row in record["rows"]])
     keys = ("adapter", "parameters", "file_bytes", "seconds_per_step", "subject_fidelity", "spread", "prompt_fidelity")
+    where = arguments.index("--out") if "--out" in arguments else len(arguments)  # says nothing of what was measured
     write(
         f"compare_adapters{ending}",
-        " ".join(["python -m tests.bench.compare_adapters", *arguments]),
+        " ".join(["python -m tests.bench.compare_adapters", *arguments[:where], *arguments[where + 2 :]]),
         ["adapter", "parameters", "bytes", "s/step", "subject fidelity", "+-", "prompt fidelity", "diversity", "runs"],
         [[entry[key] for key in (*keys, "diversity", "runs")] for entry in entries],
         note=f"{options.steps} steps, seeds {options.seeds}, subjects {', '.join(options.subject)}, measured by "

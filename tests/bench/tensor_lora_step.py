@@ -2,7 +2,7 @@
 
 On a GPU: the whole UNets of SD 1.5 and SDXL, built from their public configurations with random weights, in bfloat16.
 On a CPU: single attention layers in their shapes, and a whole UNet of the size of the shipped `toys`. `--full-size`
-takes the whole UNet of SD 1.5 on a CPU too, at 256 px in bfloat16, one adapter after the other: 3 GB and minutes.
+takes both whole UNets on a CPU too, at 256 px in bfloat16, one adapter after the other: 8 GB and half an hour.
 
 Adapters take turns, step by step, so that whatever else the machine does hits all of them. Before anything is timed,
 each must leave the output as it is, and its gradients must agree with those of the materialised weight.
@@ -37,6 +37,7 @@ VARIANTS: dict[str, Callable[[], Any]] = {
     "tensor-lora (2,6)": lambda: TensorLoraConfig(transform_rank=2, r=6, target_modules=LAYERS),
     "tensor-lora* (2,4)": lambda: TensorLoraConfig(transform_rank=2, r=4, residual="lora", target_modules=LAYERS),
     "tensor-lora (1,2)": lambda: TensorLoraConfig(transform_rank=1, r=2, target_modules=LAYERS),
+    "tensor-lora* (1,1)": lambda: TensorLoraConfig(transform_rank=1, r=1, residual="lora", target_modules=LAYERS),
 }
 REFERENCE = "LoRA r=4"
 
@@ -139,7 +140,10 @@ CPU_CASES = [
     attention("SDXL", 640, 1024, 10),
     attention("SDXL", 1280, 1024, 20),
 ]
-FULL_SIZE_CASES = [unet("SD 1.5 at 256 px", SD15 | {"sample_size": 32}, 1, 77)]
+FULL_SIZE_CASES = [
+    unet("SD 1.5 at 256 px", SD15 | {"sample_size": 32}, 1, 77),
+    unet("SDXL at 256 px", SDXL | {"sample_size": 32}, 1, 77),
+]
 GPU_CASES = [unet("SD 1.5", SD15, 4, 77), unet("SDXL", SDXL, 1, 77), unet("SDXL", SDXL, 4, 77, checkpointing=True)]
 
 
@@ -279,7 +283,7 @@ def main(arguments: list[str]) -> None:
     """Check, measure every case, print a line per adapter, and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--full-size", action="store_true", help="SD 1.5 as a whole on a CPU too")
+    parser.add_argument("--full-size", action="store_true", help="SD 1.5 and SDXL as a whole on a CPU too")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--note", default="", help="what else ran on the machine, for the result file")
     options = parser.parse_args(arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BeforeValidator, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BeforeValidator, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from trainers.config import Settings
 from trainers.denoise.config import PictureSettings, Targets
@@ -66,6 +66,9 @@ class SlaSettings(Sparsity, PictureSettings):
 
     loss: Literal["velocity", "denoise"] = "velocity"
     """velocity: distance to what the model predicts with full attention. denoise: the model's own training loss."""
+
+    projection_lr: PositiveFloat = 1.0
+    """Learning rate of the linear branch's projections, as a factor on optim.lr."""
 
     train: Literal["projections", "lora", "all"] = "lora"
     """What learns: the linear branch's projections only, also a LoRA on the `targets`, or all weights."""

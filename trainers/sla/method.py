@@ -150,7 +150,10 @@ class Sla(Denoise):
         projections = [p for _, processor in processors(self.denoiser) for p in processor.proj.parameters()]
         ours = {id(p) for p in projections}
         others = [p for p in self.denoiser.parameters() if p.requires_grad and id(p) not in ours]
-        return [ParamGroup("projections", projections), ParamGroup("weights", others)]
+        return [
+            ParamGroup("projections", projections, lr_scale=self.settings.projection_lr),
+            ParamGroup("weights", others),
+        ]
 
     def artifact(self) -> Artifact:
         """Return projections, LoRA or weights, with everything needed to use them."""
