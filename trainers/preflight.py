@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lrdiff.errors import RunError
+from lrdiff.errors import NonFiniteError, RunError
 from lrdiff.rng import derive, stream
 from trainers.config import RunConfig
 from trainers.engine import Engine
@@ -27,6 +27,7 @@ def preflight(method: Method[Any], config: RunConfig[Any], engine: Engine, folde
 
     Raises:
         RunError: The disk has too little room for the checkpoints.
+        NonFiniteError: The loss is NaN or infinite before anything was learned.
     """
     need = needed_disk(method, config)
     free = shutil.disk_usage(folder).free
@@ -65,7 +66,11 @@ def needed_disk(method: Method[Any], config: RunConfig[Any]) -> int:
 
 
 def time_step(method: Method[Any], config: RunConfig[Any], engine: Engine) -> float:
-    """Time one micro-batch, forward and backward. Gradients are cleared; parameters do not change."""
+    """Time one micro-batch, forward and backward. Gradients are cleared; parameters do not change.
+
+    Raises:
+        NonFiniteError: The loss is NaN or infinite, which no learning rate has brought about yet.
+    """
     method.train()
     elapsed = 0.0
     for _ in range(2):
@@ -74,11 +79,23 @@ def time_step(method: Method[Any], config: RunConfig[Any], engine: Engine) -> fl
         batch = engine.move(method.batch(0, stream(config.seed, "batch", 0)))
         with torch.autocast(engine.device.type, dtype=engine.dtype, enabled=engine.dtype != torch.float32):
             loss, _ = method(batch, stream(config.seed, "preflight"))
+        if not bool(torch.isfinite(loss)):
+            raise NonFiniteError(
+                f"the loss of the first batch is {float(loss.detach())}, before anything was learned: {_cause(method)}"
+            )
         loss.backward()
         loss.detach().item()  # waits for a GPU
         elapsed = time.perf_counter() - begin
         method.zero_grad(set_to_none=True)
     return elapsed
+
+
+def _cause(method: Method[Any]) -> str:
+    """Say why a method that has learned nothing has no finite loss."""
+    bad = [name for name, value in method.named_parameters() if not bool(torch.isfinite(value).all())]
+    if bad:
+        return f"{bad[0]} of the base model holds numbers that are not finite: copy the model again"
+    return "its weights are finite, so numbers became too large: use precision.dtype fp32, or look at the pictures"
 
 
 def _duration(seconds: float) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from lrdiff import backbones
 from lrdiff.errors import DataError, ModelError, RunError
@@ -210,6 +212,30 @@ def test_what_is_no_model_is_said(tmp_path: Path, tiny_model: Path, pictures: Pa
     for model, message in cases.items():
         with pytest.raises(ModelError, match=message):
             backbones.load(model)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (
+            "unet",
+            r"the loss of the first batch is nan, before anything was learned: denoiser\.\S+ of the base model holds",
+        ),
+        ("vae", "its autoencoder turns pictures into numbers that are not finite"),
+    ],
+)
+def test_a_model_with_nan_in_it_is_told_from_a_rate_that_is_too_high(
+    tiny_model: Path, pictures: Path, tmp_path: Path, part: str, message: str
+) -> None:
+    damaged = Path(shutil.copytree(tiny_model, tmp_path / "damaged"))
+    [file] = (damaged / part).glob("*.safetensors")
+    weights = load_file(file)
+    weights["encoder.conv_in.weight" if part == "vae" else "conv_in.weight"][0] = float("nan")
+    save_file(weights, file, {"format": "pt"})
+    made = create(tmp_path / "run", "lora", settings(damaged, pictures))
+    assert main([str(made.path)]) == 2
+    assert re.search(message, made.read()["outcome"])
+    assert made.metrics() == []
 
 
 def test_two_runs_into_one_directory(tiny_model: Path, pictures: Path, tmp_path: Path) -> None:

@@ -117,14 +117,14 @@ class Denoise(Method[RunConfig[DenoiseSettings]]):
         shown = "; ".join(repr(shorten(text, LONGEST_SHOWN, placeholder=" ...")) for text in captions[:3])
         shown += " ..." if len(captions) > 3 else ""
         settings = self.config.method
-        extra = [f"{len(self.prior)} images of {settings.prior_prompt!r} are preserved"] if self.prior else []
+        extra = [f"{_images(len(self.prior))} of {settings.prior_prompt!r} preserved"] if self.prior else []
         largest = max(len(self.samples), len(self.held_out))
         extra += [f"losses are measured on {EVALUATION_IMAGES} of them"] if largest > EVALUATION_IMAGES else []
         extra += ["activations are computed again in the backward pass"] if settings.checkpointing else []
         extra += [f"the denoiser is compiled: {settings.compile}"] if settings.compile != "off" else []
         return [
-            f"{len(self.samples)} images at {self._sizes()} px, captions {shown}",
-            f"{len(self.held_out)} images held out for validation",
+            f"{_images(len(self.samples))} at {self._sizes()} px, captions {shown}",
+            f"{_images(len(self.held_out))} held out for validation",
             *extra,
         ]
 
@@ -296,6 +296,10 @@ class Denoise(Method[RunConfig[DenoiseSettings]]):
     def _autocast(self) -> Any:
         dtype = self.backbone.dtype
         return torch.autocast(self.backbone.device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'' if count == 1 else 's'}"
 
 
 def measured_images(count: int) -> list[int]:

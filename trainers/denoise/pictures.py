@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from lrdiff.backbones import Backbone
-from lrdiff.errors import DataError
+from lrdiff.errors import DataError, ModelError
 from lrdiff.images import crop_to, to_tensor
 from trainers.buckets import best_bucket, bucket_sizes, share_cropped
 from trainers.data import Sample, readable
@@ -58,6 +58,7 @@ def encode(backbone: Backbone, samples: Sequence[Sample], *, flip: bool, buckets
 
     Raises:
         DataError: Some files cannot be read; the message names every one of them.
+        ModelError: The autoencoder makes NaN or infinity of them.
     """
     side = backbone.resolution
     sizes = bucket_sizes(side, backbone.latent_factor) if buckets else [(side, side)]
@@ -88,6 +89,11 @@ def _encode(backbone: Backbone, pixels: Sequence[Tensor]) -> list[Tensor]:
     if not pixels:
         return []
     mean, std = backbone.encode_moments(torch.stack(list(pixels)).to(backbone.device, backbone.dtype))
+    if not bool(torch.isfinite(mean + std).all()):
+        raise ModelError(
+            f"{backbone.name}: its autoencoder turns pictures into numbers that are not finite; "
+            "use precision.dtype fp32 or bf16, or copy the model again"
+        )
     return list(torch.stack([mean, std], dim=1).float().cpu())
 
 
