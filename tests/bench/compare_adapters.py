@@ -2,20 +2,29 @@
 
 Hours on a CPU: adapters x subjects x seeds runs. `--subject`, `--seeds` and `--steps` make it smaller, `--name`
 puts it beside another result. With `--out` the same command goes on where it was interrupted.
+
+The time of a step is measured anew at the end, in seconds of the processor: what else ran during the hours of training
+does not count.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import tempfile
+import time
+from itertools import pairwise
 from pathlib import Path
 
-from app.adapter_comparison import Row, compare, go_on, read_spec, summary
+from app.adapter_comparison import Row, Spec, compare, configure, go_on, read_spec, summary
 from lrdiff.assets import ASSETS, SUBJECTS
 from lrdiff.files import write_bytes
 from tests.bench.result import write
+from trainers.engine import Engine
+from trainers.loop import State, fit
+from trainers.run import build
 
 ADAPTERS = (
     "tensor-lora",
@@ -29,6 +38,8 @@ ADAPTERS = (
     "oft",
 )
 PICTURES = ASSETS / "pictures"
+TIMED = 20
+"""Steps of which the time is the median."""
 
 
 def main(arguments: list[str]) -> None:
@@ -60,17 +71,43 @@ def main(arguments: list[str]) -> None:
         record = json.loads((folder / "comparison.json").read_text())
         write_bytes(PICTURES / f"adapters{ending}.png", (folder / "comparison.png").read_bytes())
     entries = summary([Row(**row) for row in record["rows"]])
-    keys = ("adapter", "parameters", "file_bytes", "seconds_per_step", "subject_fidelity", "spread", "prompt_fidelity")
+    for entry in entries:
+        entry["seconds"] = step_seconds(read_spec(entry["adapter"]), SUBJECTS / options.subject[0])
+    keys = ("adapter", "parameters", "file_bytes", "seconds", "subject_fidelity", "spread", "prompt_fidelity")
     where = arguments.index("--out") if "--out" in arguments else len(arguments)  # says nothing of what was measured
     write(
         f"compare_adapters{ending}",
         " ".join(["python -m tests.bench.compare_adapters", *arguments[:where], *arguments[where + 2 :]]),
-        ["adapter", "parameters", "bytes", "s/step", "subject fidelity", "+-", "prompt fidelity", "diversity", "runs"],
+        [
+            "adapter",
+            "parameters",
+            "bytes",
+            "CPU s/step",
+            "subject fidelity",
+            "+-",
+            "prompt fidelity",
+            "diversity",
+            "runs",
+        ],
         [[entry[key] for key in (*keys, "diversity", "runs")] for entry in entries],
         note=f"{options.steps} steps, seeds {options.seeds}, subjects {', '.join(options.subject)}, measured by "
         f"{record['probe']}.",
         details=record,
     )
+
+
+def step_seconds(spec: Spec, subject: Path) -> float:
+    """Return the median processor seconds of a step of an adapter."""
+    config = configure(spec, "toys", subject, "a photo of sks", TIMED, 0)
+    engine = Engine(config.precision)
+    method = build(spec.method, config, engine)
+    moments: list[float] = []
+
+    def note(state: State) -> None:
+        moments.append(time.process_time())
+
+    fit(method, config.optim, engine=engine, seed=0, hooks=[note])
+    return statistics.median(after - before for before, after in pairwise(moments))
 
 
 if __name__ == "__main__":

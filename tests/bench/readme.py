@@ -14,7 +14,7 @@ from typing import Any
 from tests.bench.result import RESULTS, read
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "app" / "README.md", *sorted(ROOT.glob("lrdiff/*/README.md"))]
+PAGES = [*(ROOT / folder / "README.md" for folder in ("", "app", "trainers")), *sorted(ROOT.glob("lrdiff/*/README.md"))]
 BLOCK = re.compile(r"(<!-- result: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 
 
