@@ -179,7 +179,7 @@ OWN: dict[str, dict[str, tuple[Any, str]]] = {
         "method.ramp": (3, "weights"),
         "method.ramp_from": (0.7, "weights"),
         "method.loss": ("denoise", "weights"),
-        "method.projection_lr": (0.1, "weights"),
+        "method.projection_lr": (1.0, "weights"),
         "method.train": ("projections", "shapes"),
         "method.r": (2, "shapes"),
         "method.alpha": (64, "weights"),

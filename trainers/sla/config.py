@@ -67,11 +67,11 @@ class SlaSettings(Sparsity, PictureSettings):
     loss: Literal["velocity", "denoise"] = "velocity"
     """velocity: distance to what the model predicts with full attention. denoise: the model's own training loss."""
 
-    projection_lr: PositiveFloat = 1.0
-    """Learning rate of the linear branch's projections, as a factor on optim.lr."""
-
     train: Literal["projections", "lora", "all"] = "lora"
     """What learns: the linear branch's projections only, also a LoRA on the `targets`, or all weights."""
+
+    projection_lr: PositiveFloat = 0.1
+    """Learning rate of the projections where more is trained than these, as a factor on optim.lr."""
 
     targets: Targets = "attention"
     """Which layers get a LoRA: attention projections, also feed-forward, also convolutions."""
@@ -91,7 +91,11 @@ class SlaSettings(Sparsity, PictureSettings):
             raise ValueError(f"ramp_from={self.ramp_from:g} and skip={self.skip:g} overlap; lower one of them")
         off = {
             "ramp=0": ("ramp_from",) if not self.ramp else (),
-            f"train={self.train!r}": ("r", "alpha", "targets") if self.train != "lora" else (),
+            f"train={self.train!r}": {
+                "lora": (),
+                "all": ("r", "alpha", "targets"),
+                "projections": ("r", "alpha", "targets", "projection_lr"),
+            }[self.train],
         }
         for switch, names in off.items():
             changed = [n for n in names if getattr(self, n) != type(self).model_fields[n].default]

@@ -150,10 +150,8 @@ class Sla(Denoise):
         projections = [p for _, processor in processors(self.denoiser) for p in processor.proj.parameters()]
         ours = {id(p) for p in projections}
         others = [p for p in self.denoiser.parameters() if p.requires_grad and id(p) not in ours]
-        return [
-            ParamGroup("projections", projections, lr_scale=self.settings.projection_lr),
-            ParamGroup("weights", others),
-        ]
+        pace = self.settings.projection_lr if others else 1.0
+        return [ParamGroup("projections", projections, lr_scale=pace), ParamGroup("weights", others)]
 
     def artifact(self) -> Artifact:
         """Return projections, LoRA or weights, with everything needed to use them."""

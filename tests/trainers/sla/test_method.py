@@ -147,6 +147,25 @@ def test_checkpointing_gives_the_same_gradients_during_the_ramp(model: Path, ima
 
 
 @pytest.mark.parametrize("train", TRAIN)
+def test_projections_learn_slowly_only_beside_other_weights(model: Path, images: Path, train: str) -> None:
+    method, config, engine = trainer(model, images, optim__steps=1, optim__warmup=0, method__train=train)
+    before = {name: p.detach().clone() for name, p in method.denoiser.named_parameters() if p.requires_grad}
+    fit(method, config.optim, engine=engine, seed=0)
+    # AdamW's first step moves every parameter that has a gradient by its own rate.
+    moved = {
+        name: float((p.detach() - before[name]).abs().max())
+        for name, p in method.denoiser.named_parameters()
+        if name in before
+    }
+    projections = [move for name, move in moved.items() if ".processor.proj." in name]
+    others = [move for name, move in moved.items() if ".processor.proj." not in name]
+    pace = 1.0 if train == "projections" else 0.1
+    assert max(projections) == pytest.approx(pace * config.optim.lr, rel=1e-3)
+    assert bool(others) == (train != "projections")
+    assert not others or max(others) == pytest.approx(config.optim.lr, rel=1e-3)
+
+
+@pytest.mark.parametrize("train", TRAIN)
 def test_a_resumed_run_equals_an_unbroken_one(model: Path, images: Path, tmp_path: Path, train: str) -> None:
     whole = run(tmp_path / "whole", model, images, method__train=train, method__ramp=3)
     again = RunDir(tmp_path / "again")
@@ -257,7 +276,8 @@ def test_a_block_size_may_come_as_text_from_a_flag() -> None:
     "change",
     [{"topk": 0.0}, {"topk": 1.5}, {"skip": 1.0}, {"topk": 0.95}, {"block_q": 8}, {"block_k": 256}, {"scope": "some"},
      {"feature_map": "tanh"}, {"scope": "all", "skip": 0.2}, {"ramp_from": 0.7}, {"ramp": 2, "ramp_from": 0.05},
-     {"ramp": 2, "ramp_from": 0.95}, {"train": "all", "r": 4}, {"train": "projections", "targets": "attention+ff"}],
+     {"ramp": 2, "ramp_from": 0.95}, {"train": "all", "r": 4}, {"train": "projections", "targets": "attention+ff"},
+     {"train": "projections", "projection_lr": 1.0}],
     ids=str,
 )  # fmt: skip
 def test_settings_that_do_not_fit_are_refused(change: dict[str, Any]) -> None:
