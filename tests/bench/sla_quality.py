@@ -163,6 +163,8 @@ def config(plan: Plan, case: Case) -> RunConfig[Any]:
                 "scope": scope,
                 "block_q": plan.block,
                 "block_k": plan.block,
+                # Where there is nothing but the linear branch, it has to learn at the full rate.
+                **({"projection_lr": 1.0} if case.kind == "linear only" else {}),
             },
             "optim": {"steps": plan.steps, "warmup": min(20, plan.steps // 4)},
             "precision": {"device": plan.device, "dtype": plan.dtype},
