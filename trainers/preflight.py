@@ -19,6 +19,11 @@ from trainers.method import Method
 
 log = logging.getLogger(__name__)
 
+LARGE = 100_000_000
+"""Parameters from which a model is not one of the small ones that the default learning rate was found for."""
+FAST = 1e-3
+"""Learning rate above which a large model is usually spoiled."""
+
 
 def preflight(method: Method[Any], config: RunConfig[Any], engine: Engine, folder: Path) -> list[str]:
     """Say what a run will do, on which layers and for how long, and refuse what cannot work.
@@ -42,6 +47,13 @@ def preflight(method: Method[Any], config: RunConfig[Any], engine: Engine, folde
             optim.warmup,
             optim.steps,
             100 * reached,
+        )
+    whole = sum(p.numel() for p in method.parameters())
+    if whole >= LARGE and optim.lr > FAST:
+        log.warning(
+            "optim.lr %g suits the shipped models; on one of %d million parameters 1e-4 to 5e-4 is usual",
+            optim.lr,
+            whole // 1_000_000,
         )
     # Known before hours of training: an optimizer whose package is absent is refused here.
     build_optimizer(checked_groups(method), optim, engine)

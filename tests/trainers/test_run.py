@@ -524,6 +524,18 @@ def test_preflight_says_what_when_and_where_without_changing_anything(
     assert all(torch.equal(p, before[name]) and p.grad is None for name, p in method.named_parameters())
 
 
+@pytest.mark.parametrize(("large", "rate", "warned"), [(1, 2e-3, True), (1, 5e-4, False), (10**8, 2e-3, False)])
+def test_a_rate_for_small_models_is_told_on_a_large_one(
+    tiny_model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    large: int, rate: float, warned: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("trainers.preflight.LARGE", large)
+    config = read_config({"method": "lora", "config": settings(tiny_model, pictures, optim={"lr": rate})})
+    engine = Engine(config.precision)
+    preflight(build("lora", config, engine), config, engine, tmp_path)
+    assert ("1e-4 to 5e-4 is usual" in caplog.text) == warned
+
+
 def test_a_gpu_that_is_absent_is_refused(tiny_model: Path, pictures: Path, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
