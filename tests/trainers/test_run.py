@@ -530,9 +530,9 @@ def test_a_rate_for_small_models_is_told_on_a_large_one(
     large: int, rate: float, warned: bool,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("trainers.preflight.LARGE", large)
-    config = read_config({"method": "lora", "config": settings(tiny_model, pictures, optim={"lr": rate})})
+    config = read_config({"method": "tensor-lora", "config": settings(tiny_model, pictures, optim={"lr": rate})})
     engine = Engine(config.precision)
-    preflight(build("lora", config, engine), config, engine, tmp_path)
+    preflight(build("tensor-lora", config, engine), config, engine, tmp_path)
     assert ("1e-4 to 5e-4 is usual" in caplog.text) == warned
 
 
