@@ -28,7 +28,7 @@ class Entry:
 
 METHODS: dict[str, Entry] = {
     "tensor-lora": Entry(
-        "a subject or style from a few images, in a tensor-ring transform and residual of a few hundred kB",
+        "a subject or style from a few images, in a small tensor-ring transform and a residual",
         "trainers.denoise.config:TensorLoraSettings",
         "trainers.denoise.method:Denoise",
     ),

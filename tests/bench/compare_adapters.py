@@ -28,11 +28,9 @@ from trainers.run import build
 
 ADAPTERS = (
     "tensor-lora",
-    "tensor-lora:r=2",
-    "tensor-lora:transform_rank=1,residual=lora,r=1,alpha=4",
+    "tensor-lora:transform_rank=2,residual=ring,r=6,alpha=1",
     "lora:r=1,alpha=1",
     "lora:r=4",
-    "lora:r=4,optim.lr=4e-3",
     "dora:r=4",
     "lokr",
     "oft",

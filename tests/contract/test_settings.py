@@ -95,10 +95,10 @@ DENOISE: dict[str, tuple[Any, str]] = {
 OWN: dict[str, dict[str, tuple[Any, str]]] = {
     "tensor-lora": DENOISE
     | {
-        "method.transform_rank": (1, "shapes"),
-        "method.residual": ("lora", "shapes"),
+        "method.transform_rank": (2, "shapes"),
+        "method.residual": ("ring", "shapes"),
         "method.r": (2, "shapes"),
-        "method.alpha": (4.0, "weights"),
+        "method.alpha": (1.0, "weights"),
         "method.transform_lr": (0.1, "weights"),
         "method.init": ("paper", "weights"),
     },
@@ -272,6 +272,7 @@ TOGETHER_DENOISE: dict[str, dict[str, Any]] = {
     "method.prior_weight": PRESERVED,
     "method.compile": {"watch__preview_every": 0, "watch__evaluate_every": 0, "optim__steps": 1},
     "method.patience": {"data__validation": "{other_images}", "watch__evaluate_every": 1, "optim__lr": 1e-12},
+    "method.init": {"method__transform_rank": 2},  # a ring of rank 1 has one start
 }
 # The settings all methods share are read by the Method class and the loop, so they are walked once for each class.
 WALKED = {entry.method: name for name, entry in reversed(METHODS.items())}

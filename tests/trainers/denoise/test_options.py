@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from lrdiff.artifact import Artifact
 from lrdiff.errors import BackendError, ConfigError
 from lrdiff.rng import stream
 from tests.trainers.conftest import save_pictures
 from trainers.denoise.average import Average
+from trainers.denoise.config import TensorLoraSettings
 from trainers.denoise.method import Denoise
 from trainers.denoise.patience import Patience
 from trainers.engine import Engine
@@ -225,3 +227,22 @@ def _stop_at(made: RunDir, step: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Denoise, "stepped", also)
         execute(made)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+@pytest.mark.parametrize("residual", ["ring", "lora", "none"])
+def test_every_form_of_tensor_lora_reaches_the_adapter(rank: int, residual: str) -> None:
+    if (rank, residual) == (0, "none"):
+        with pytest.raises(ValidationError, match="leaves nothing to train"):
+            TensorLoraSettings.model_validate({"transform_rank": rank, "residual": residual})
+        return
+    made = TensorLoraSettings.model_validate({"transform_rank": rank, "residual": residual}).peft(["to_q"])
+    assert (made.transform_rank, made.residual) == (rank, residual)
+    assert residual == "none" or (made.r, made.alpha) == (1, 4.0)
+    # Of rank 1 both starts are the same transform.
+    paper = {"transform_rank": rank, "residual": residual, "init": "paper"}
+    if rank < 2 and residual != "ring":
+        with pytest.raises(ValidationError, match="leaves init without effect"):
+            TensorLoraSettings.model_validate(paper)
+    else:
+        assert TensorLoraSettings.model_validate(paper).peft(["to_q"]).init == "paper"
