@@ -275,6 +275,11 @@ def peak(subject: Subject, device: torch.device) -> int:
     return tracker.peak
 
 
+def _note_begins(arguments: list[str]) -> int:
+    """Return where the note stands, which is last and is no part of the command that is written down."""
+    return arguments.index("--note") if "--note" in arguments else len(arguments)
+
+
 def _done() -> None:
     raise RuntimeError("this subject has been measured")
 
@@ -284,6 +289,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--full-size", action="store_true", help="SD 1.5 and SDXL as a whole on a CPU too")
+    parser.add_argument("--models", nargs="+", default=[""], help="beginnings of the names of the models to take")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--note", default="", help="what else ran on the machine, for the result file")
     options = parser.parse_args(arguments)
@@ -291,6 +297,9 @@ def main(arguments: list[str]) -> None:
     device = torch.device("cuda" if cuda else "cpu")
     dtype = torch.bfloat16 if cuda or options.full_size else torch.float32
     cases = GPU_CASES if cuda else FULL_SIZE_CASES if options.full_size else CPU_CASES
+    cases = [case for case in cases if case.name.startswith(tuple(options.models))]
+    if not cases:
+        parser.error(f"--models {' '.join(options.models)}: no model is called so")
     check_gradients()
     rows: list[list[Any]] = []
     details: dict[str, Any] = {}
@@ -312,7 +321,7 @@ def main(arguments: list[str]) -> None:
     where = "" if cuda else " Seconds of processor time on one thread. On a GPU: not measured."
     write(
         "tensor_lora_full_size" if full_size else "tensor_lora_step",
-        f"python -m tests.bench.tensor_lora_step{' --full-size' if full_size else ''} --repeats {options.repeats}",
+        " ".join(["python -m tests.bench.tensor_lora_step", *arguments[: _note_begins(arguments)]]),
         ["model", "adapter", "parameters", "seconds a step", "x LoRA", "peak MB", "x LoRA"],
         rows,
         note=f"Medians of {options.repeats} training steps, {turns}; peak of one step.{where} {options.note}".strip(),
