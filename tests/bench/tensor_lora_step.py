@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import shlex
 import statistics
 import sys
 import time
@@ -321,7 +322,7 @@ def main(arguments: list[str]) -> None:
     where = "" if cuda else " Seconds of processor time on one thread. On a GPU: not measured."
     write(
         "tensor_lora_full_size" if full_size else "tensor_lora_step",
-        " ".join(["python -m tests.bench.tensor_lora_step", *arguments[: _note_begins(arguments)]]),
+        shlex.join(["python", "-m", "tests.bench.tensor_lora_step", *arguments[: _note_begins(arguments)]]),
         ["model", "adapter", "parameters", "seconds a step", "x LoRA", "peak MB", "x LoRA"],
         rows,
         note=f"Medians of {options.repeats} training steps, {turns}; peak of one step.{where} {options.note}".strip(),
