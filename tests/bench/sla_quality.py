@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -343,7 +344,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"{plan.sampling} steps, by the first seed; blocks of {plan.block} tokens; {plan.dtype}."
     )
     if given.results.parent == RESULTS:
-        command = " ".join(["python -m tests.bench.sla_quality", *(arguments or [])])
+        command = shlex.join(["python", "-m", "tests.bench.sla_quality", *(arguments or [])])
         write("sla_quality", command, COLUMNS, rows(kept), note, {"cases": kept})
     return 0
 
