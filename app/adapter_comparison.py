@@ -361,6 +361,8 @@ def plot(rows: Sequence[Row]) -> bytes:
             axes.errorbar(entry["parameters"], entry[key], yerr=spread, fmt="o", capsize=3, label=entry["adapter"])
         axes.set(xscale="log", xlabel="trained parameters", ylabel=f"{name} fidelity")
         axes.margins(0.25)
+        if name == "prompt":  # a share: nothing is above 1
+            axes.set_ylim(min(0.9, axes.get_ylim()[0]), 1.02)
         axes.grid(alpha=0.3)
     # Beside the points they would lie on each other: adapters of one size learn about the same.
     figure.legend(*sides[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
