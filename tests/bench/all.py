@@ -20,6 +20,7 @@ BENCHES = (
     "alignprop_memory",
     "alignprop_modes",
     "alignprop_queries",
+    "alignprop_stop",
     "page_pictures",
     "page_load",
     "my3dgen_prior",

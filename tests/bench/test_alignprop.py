@@ -16,6 +16,7 @@ from lrdiff.rng import stream
 from lrdiff.schedule import Schedule
 from tests.bench.alignprop_cost import Call, plans, reach
 from tests.bench.alignprop_jpeg import correlation
+from tests.bench.alignprop_stop import row
 from tests.tiny import build_tiny_model
 from trainers.alignprop.config import AlignPropSettings
 
@@ -79,3 +80,18 @@ def test_rank_correlation() -> None:
     values = torch.tensor([3.0, 1.0, 2.0])
     assert correlation(values, values.exp()) == pytest.approx(1.0)
     assert correlation(values, -values) == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("pictures of one prompt differ by 0.1", [32, "diversity", 16, 0.25, 5.0, 0.5]),
+        ("the monitor fell", [32, "prompt match", 16, 0.25, 5.0, 0.5]),
+        ("", [32, "no limit", 32, 0.5, -25.0, 0.1]),
+    ],
+)
+def test_what_is_kept_is_the_look_before_a_limit(reason: str, expected: list[Any]) -> None:
+    names = ("pictures", "brightness", "match", "diversity")
+    looks = [(0, 0.25, 0.75, 1.0), (16, 0.5, 0.8, 0.5), (32, 0.75, 0.5, 0.1)]
+    found = {"looks": [dict(zip(names, look, strict=True)) for look in looks], "reason": reason}
+    assert row("brightness", found) == pytest.approx(expected)
