@@ -21,15 +21,11 @@ import torch
 from safetensors.torch import load_file
 
 from lrdiff.artifact import Artifact
-from lrdiff.errors import ArtifactError, BackendError, ConfigError, DataError, LrdiffError, ModelError, RunError
+from lrdiff.errors import ArtifactError, ConfigError, DataError, LrdiffError, ModelError, RunError
 from tests.disk import full_disk
-from tests.trainers.conftest import save_pictures
-from tests.trainers.line import RUN_LINE
 from trainers.__main__ import main
-from trainers.engine import Engine
-from trainers.preflight import preflight
-from trainers.registry import METHODS, run_config_class
-from trainers.run import build, execute, read_config
+from trainers.registry import run_config_class
+from trainers.run import execute
 from trainers.rundir import RunDir, create, is_alive, process_identity
 
 STEPS = 24
@@ -471,136 +467,3 @@ def test_a_damaged_result_is_not_called_finished(
     with pytest.raises(ArtifactError, match="differs from what was trained"):
         execute(run)
     assert run.read()["state"] == "failed"
-
-
-def test_one_picture_is_allowed_with_a_warning(tiny_model: Path, tmp_path: Path) -> None:
-    images = save_pictures(tmp_path / "one", 1)
-    run = create(tmp_path / "run", "tensor-lora", settings(tiny_model, images, optim={"steps": 1, "warmup": 0}))
-    assert execute(run) == "finished"
-    assert "WARNING only one training image" in run.log_path.read_text()
-
-
-def test_settings_that_cannot_act_are_told(tiny_model: Path, tmp_path: Path) -> None:
-    images = save_pictures(tmp_path / "captioned", 2)
-    for picture in images.glob("*.png"):
-        picture.with_suffix(".txt").write_text("a red cube")
-    config = settings(tiny_model, images, optim={"steps": 1, "warmup": 3})
-    run = create(tmp_path / "run", "tensor-lora", config | {"data": config["data"] | {"prompt": "a photo of zwx"}})
-    assert execute(run) == "finished"
-    log = run.log_path.read_text()
-    assert "WARNING warm-up of 3 steps in a run of 1: lr only reaches 25 % of its peak" in log
-    assert "WARNING data.prompt 'a photo of zwx' is not used" in log
-    with pytest.raises(ValueError, match="preview_every=0 leaves preview_prompts without effect"):
-        read_config({
-            "method": "tensor-lora",
-            "config": settings(tiny_model, images, watch={"preview_every": 0, "preview_prompts": ["a cube"]}),
-        })  # fmt: skip
-
-
-def test_the_pictures_are_not_touched(pictures: Path, tiny_model: Path, tmp_path: Path) -> None:
-    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(pictures.iterdir())}
-    run = create(tmp_path / "run", "tensor-lora", settings(tiny_model, pictures, optim={"steps": 1, "warmup": 0}))
-    execute(run)
-    assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(pictures.iterdir())} == before
-
-
-def test_preflight_says_what_when_and_where_without_changing_anything(
-    tiny_model: Path, pictures: Path, tmp_path: Path
-) -> None:
-    config = read_config({"method": "tensor-lora", "config": settings(tiny_model, pictures)})
-    engine = Engine(config.precision)
-    method = build("tensor-lora", config, engine)
-    before = {name: p.detach().clone() for name, p in method.named_parameters()}
-    text = "\n".join(preflight(method, config, engine, tmp_path))
-    for part in (
-        "base model tiny",
-        "on 32 layers",
-        "4 images at 32 px",
-        "'a photo of sks'",
-        "'a red cube'",
-        f"{STEPS} steps at",
-    ):
-        assert part in text
-    assert all(torch.equal(p, before[name]) and p.grad is None for name, p in method.named_parameters())
-
-
-@pytest.mark.parametrize(("large", "rate", "warned"), [(1, 2e-3, True), (1, 5e-4, False), (10**8, 2e-3, False)])
-def test_a_rate_for_small_models_is_told_on_a_large_one(
-    tiny_model: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-    large: int, rate: float, warned: bool,
-) -> None:  # fmt: skip
-    monkeypatch.setattr("trainers.preflight.LARGE", large)
-    config = read_config({"method": "tensor-lora", "config": settings(tiny_model, pictures, optim={"lr": rate})})
-    engine = Engine(config.precision)
-    preflight(build("tensor-lora", config, engine), config, engine, tmp_path)
-    assert ("1e-4 to 5e-4 is usual" in caplog.text) == warned
-
-
-def test_a_gpu_that_is_absent_is_refused(tiny_model: Path, pictures: Path, tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    config = settings(tiny_model, pictures, precision={"device": "cuda"})
-    run = create(tmp_path / "run", "tensor-lora", config)
-    with pytest.raises(BackendError, match="sees no GPU"):
-        execute(run)
-    assert run.read()["state"] == "failed"
-
-
-@pytest.fixture
-def stopped(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
-    """Return a quick run, of a line, that was stopped before its first step, with images and a base of its own."""
-    monkeypatch.setitem(METHODS, "line", RUN_LINE)
-    images = save_pictures(tmp_path / "images", 3)
-    (images / "1.txt").write_text("a red cube")
-    save_pictures(tmp_path / "held-out", 1)
-    config = settings(
-        Path(shutil.copytree(tiny_model, tmp_path / "model")),
-        images,
-        data={"validation": str(tmp_path / "held-out")},
-        optim={"steps": 2, "warmup": 0},
-    )
-    run = create(tmp_path / "run", "line", config | {"method": {}})
-    run.stop_path.touch()
-    assert execute(run) == "stopped"
-    return run
-
-
-def test_changed_inputs_are_named_and_not_resumed(stopped: RunDir, tmp_path: Path) -> None:
-    images, model = tmp_path / "images", tmp_path / "model"
-    shutil.copytree(images, tmp_path / "kept-images")
-    shutil.copytree(model, tmp_path / "kept-model")
-    (images / "0.png").write_bytes((images / "2.png").read_bytes())
-    (images / "1.txt").write_text("a red ring")
-    (images / "2.png").rename(images / "new.png")
-    save_pictures(tmp_path / "held-out", 2)
-    weights = model / "vae" / "diffusion_pytorch_model.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[-1] ^= 1
-    weights.write_bytes(data)
-    with pytest.raises(RunError) as caught:
-        execute(stopped, resume=True)
-    assert str(caught.value).splitlines() == [
-        f"{stopped.path}: cannot resume, because its inputs are not those it was begun with:",
-        "data.images: changed: 0.png, 1.txt",
-        "data.images: added: new.png",
-        "data.images: missing: 2.png",
-        "data.validation: added: 1.png",
-        "model: changed: vae/diffusion_pytorch_model.safetensors",
-        f"put them back as they were, or make a new run with --config {stopped.record_path}",
-    ]
-    assert stopped.checkpoint_steps() == [0]
-    for name in ("images", "model"):
-        shutil.rmtree(tmp_path / name)
-        shutil.copytree(tmp_path / f"kept-{name}", tmp_path / name)
-    (tmp_path / "held-out" / "1.png").unlink()
-    assert execute(stopped, resume=True) == "finished", "the advice works, and copies with other times are the same"
-
-
-def test_a_run_without_a_record_of_its_inputs_goes_on_with_a_warning(stopped: RunDir) -> None:
-    record = stopped.read()
-    found = record.pop("inputs")
-    assert set(found) == {"model", "data.images", "data.validation"}
-    stopped.record_path.write_text(json.dumps(record))
-    assert execute(stopped, resume=True) == "finished"
-    assert "WARNING the run has no record of its images and base model" in stopped.log_path.read_text()
-    assert stopped.read()["inputs"] == found, "from now on there is one"
