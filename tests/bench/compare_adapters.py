@@ -21,7 +21,7 @@ from pathlib import Path
 from app.adapter_comparison import Row, Spec, compare, configure, go_on, read_spec, summary
 from lrdiff.assets import ASSETS, SUBJECTS
 from lrdiff.files import write_bytes
-from tests.bench.result import write
+from tests.bench.result import command, write
 from trainers.engine import Engine
 from trainers.loop import State, fit
 from trainers.run import build
@@ -72,10 +72,9 @@ def main(arguments: list[str]) -> None:
     for entry in entries:
         entry["seconds"] = step_seconds(read_spec(entry["adapter"]), SUBJECTS / options.subject[0])
     keys = ("adapter", "parameters", "file_bytes", "seconds", "subject_fidelity", "spread", "prompt_fidelity")
-    where = arguments.index("--out") if "--out" in arguments else len(arguments)  # says nothing of what was measured
     write(
         f"compare_adapters{ending}",
-        " ".join(["python -m tests.bench.compare_adapters", *arguments[:where], *arguments[where + 2 :]]),
+        command("compare_adapters", arguments, without="--out"),
         [
             "adapter",
             "parameters",

@@ -3,7 +3,7 @@
 Both train LoRA of rank 4 on the same Stable Diffusion 1.5 (public configuration, random weights; or `--model FOLDER`),
 the same pictures, size, batch and number format, each in a process of its own; so does our tensor-lora. A step is the
 difference of a long and a short run over the steps that lie between them, so that loading and caching do not count;
-memory is the peak of the whole process, so that they do. On a CPU the seconds are those of the processor, which do not
+memory is the peak of the whole process, so that they do. On a CPU the seconds are those of the processor, which hardly
 depend on what else runs.
 
 The script is not part of diffusers' wheel: give `examples/dreambooth/train_dreambooth_lora.py` of a checkout that fits

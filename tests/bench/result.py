@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,20 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions(),
     }
+
+
+def command(name: str, arguments: Sequence[str], without: str = "") -> str:
+    """Return the command line of a benchmark for its result file.
+
+    Args:
+        name: Of its module.
+        arguments: What it was called with.
+        without: An option with one value that says nothing of what was measured; it is left out.
+    """
+    words = list(arguments)
+    if without in words:
+        del words[words.index(without) : words.index(without) + 2]
+    return shlex.join(["python", "-m", f"tests.bench.{name}", *words])
 
 
 def write(

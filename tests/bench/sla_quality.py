@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +38,7 @@ from lrdiff.sla.models import processors
 from lrdiff.sla.operator import project
 from lrdiff.world.captions import describe, held_out_captions
 from lrdiff.world.toys import render, sample_scenes
-from tests.bench.result import RESULTS, write
+from tests.bench.result import RESULTS, command, write
 from trainers.config import RunConfig
 from trainers.data import find_samples
 from trainers.denoise.pictures import encode
@@ -344,8 +343,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"{plan.sampling} steps, by the first seed; blocks of {plan.block} tokens; {plan.dtype}."
     )
     if given.results.parent == RESULTS:
-        command = shlex.join(["python", "-m", "tests.bench.sla_quality", *(arguments or [])])
-        write("sla_quality", command, COLUMNS, rows(kept), note, {"cases": kept})
+        write("sla_quality", command("sla_quality", arguments or []), COLUMNS, rows(kept), note, {"cases": kept})
     return 0
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import shlex
 import statistics
 import sys
 import time
@@ -30,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lrdiff.inject import inject
 from lrdiff.tensor_lora import TensorLoraConfig
-from tests.bench.result import write
+from tests.bench.result import command, write
 
 LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
 VARIANTS: dict[str, Callable[[], Any]] = {
@@ -276,11 +275,6 @@ def peak(subject: Subject, device: torch.device) -> int:
     return tracker.peak
 
 
-def _note_begins(arguments: list[str]) -> int:
-    """Return where the note stands, which is last and is no part of the command that is written down."""
-    return arguments.index("--note") if "--note" in arguments else len(arguments)
-
-
 def _done() -> None:
     raise RuntimeError("this subject has been measured")
 
@@ -322,7 +316,7 @@ def main(arguments: list[str]) -> None:
     where = "" if cuda else " Seconds of processor time on one thread. On a GPU: not measured."
     write(
         "tensor_lora_full_size" if full_size else "tensor_lora_step",
-        shlex.join(["python", "-m", "tests.bench.tensor_lora_step", *arguments[: _note_begins(arguments)]]),
+        command("tensor_lora_step", arguments, without="--note"),
         ["model", "adapter", "parameters", "seconds a step", "x LoRA", "peak MB", "x LoRA"],
         rows,
         note=f"Medians of {options.repeats} training steps, {turns}; peak of one step.{where} {options.note}".strip(),
