@@ -77,7 +77,7 @@ class GenerateConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     model: str = "toys"
-    """Base model: a shipped model's name or a folder in diffusers' layout."""
+    """Base model: a shipped model's name, a folder in diffusers' layout, or a hub id that was downloaded before."""
 
     adapter: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
     """Adapters to apply together, each FILE:WEIGHT or RUN_DIRECTORY:WEIGHT; without :WEIGHT the weight is 1. With

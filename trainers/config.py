@@ -139,7 +139,7 @@ class RunConfig(Settings, Generic[M]):
     """Dotted names of shared settings that the method does not read; they keep their defaults."""
 
     model: str = "toys"
-    """Base model: the name of a shipped one, or a folder in diffusers' layout."""
+    """Base model: the name of a shipped one, a folder in diffusers' layout, or a hub id that was downloaded before."""
 
     data: DataConfig = DataConfig()
     """The images a run learns from."""
