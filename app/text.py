@@ -249,6 +249,7 @@ LABELS = {
     "method.r": "Rank of the residual",
     "method.alpha": "Scale (alpha)",
     "method.transform_lr": "Learning rate of the transform, factor",
+    "method.mix": "Share of the linear branch, at the start",
     "method.projection_lr": "Learning rate of the projections, factor",
     "method.init": "Start of the transform",
     "optim.steps": "Steps",

@@ -12,10 +12,12 @@ from lrdiff.sla.router import route
 from lrdiff.sla.settings import SlaSettings
 
 
-def joint_attention(q: Tensor, k: Tensor, v: Tensor, text: int, proj: nn.Linear, settings: SlaSettings) -> Tensor:
+def joint_attention(
+    q: Tensor, k: Tensor, v: Tensor, text: int, proj: nn.Linear, mix: Tensor | None, settings: SlaSettings
+) -> Tensor:
     """Attend within [image, text]: image queries to critical blocks and to all text, text queries to everything.
 
-    O = Os + Proj(Ol) for image tokens, O = softmax(Q K^T / sqrt(d)) V for text tokens.
+    Both branches for image tokens, O = softmax(Q K^T / sqrt(d)) V for text tokens.
 
     Args:
         q: Queries, [B, L, H, D], the text last.
@@ -23,6 +25,7 @@ def joint_attention(q: Tensor, k: Tensor, v: Tensor, text: int, proj: nn.Linear,
         v: Values, likewise.
         text: Number of text tokens at the end, 0 to L - 1.
         proj: The layer's projection.
+        mix: Its heads' shares, [H], or None.
         settings: The layer's settings.
 
     Returns:
@@ -36,14 +39,14 @@ def joint_attention(q: Tensor, k: Tensor, v: Tensor, text: int, proj: nn.Linear,
         queries dense, so nothing is padded and no length is refused.
     """
     if text == 0:
-        return sla_attention(q, k, v, proj=proj, layout="blhd", **settings.router(), **settings.branch())
+        return sla_attention(q, k, v, proj=proj, mix=mix, layout="blhd", **settings.router(), **settings.branch())
     image = q.shape[1] - text
 
     def on_image(linear: Tensor) -> Tensor:
         return pad(project(proj, linear[:, :image]), (0, 0, 0, 0, 0, text))
 
     block_map = joint_map(q, k, text, settings)
-    return sla_with_map(q, k, v, block_map, proj=on_image, layout="blhd", **settings.branch())[0]
+    return sla_with_map(q, k, v, block_map, proj=on_image, mix=mix, layout="blhd", **settings.branch())[0]
 
 
 def joint_map(q: Tensor, k: Tensor, text: int, settings: SlaSettings) -> BlockMap:

@@ -75,7 +75,7 @@ def put_in(model: nn.Module, settings: SlaSettings) -> list[str]:
     found = replaceable(model)
     for layer, kind in found.values():
         queries = _linear(layer.to_q)
-        processor = kind(queries.out_features // layer.heads, settings, layer.processor)
+        processor = kind(layer.heads, queries.out_features // layer.heads, settings, layer.processor)
         layer.set_processor(processor.to(queries.weight.device))
     hooks = [
         block.register_forward_pre_hook(_tell_text, with_kwargs=True)

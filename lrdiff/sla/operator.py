@@ -13,6 +13,7 @@ from lrdiff.errors import BackendError, ConfigError, ShapeError
 from lrdiff.sla import inputs
 from lrdiff.sla.blocks import SCOPES, BlockMap
 from lrdiff.sla.features import check_features
+from lrdiff.sla.mixing import left_out, mix_in
 from lrdiff.sla.router import route
 
 Projection = Callable[[Tensor], Tensor]
@@ -41,6 +42,7 @@ def sla_attention(
     v: Tensor,
     *,
     proj: Projection | None = ...,
+    mix: Tensor | None = ...,
     topk: float = ...,
     skip: float = ...,
     block_q: int = ...,
@@ -61,6 +63,7 @@ def sla_attention(
     v: Tensor,
     *,
     proj: Projection | None = ...,
+    mix: Tensor | None = ...,
     topk: float = ...,
     skip: float = ...,
     block_q: int = ...,
@@ -80,6 +83,7 @@ def sla_attention(
     v: Tensor,
     *,
     proj: Projection | None = None,
+    mix: Tensor | None = None,
     topk: float = 0.05,
     skip: float = 0.10,
     block_q: int = 128,
@@ -93,6 +97,7 @@ def sla_attention(
 ) -> Tensor | tuple[Tensor, Stats]:
     """Compute O = Os + proj(Ol), sparse-linear attention (Zhang et al., arXiv 2509.24006, equations 2 to 8).
 
+    With `mix`: O = Os + mix_h w_i (Ol - Os) + proj(Ol), w_i the part of attention that is left out of softmax.
     Os is softmax attention over the critical blocks, Ol linear attention over the blocks of `scope`. README.md has the
     equations, the differences between scopes and what each backend guarantees.
 
@@ -102,7 +107,10 @@ def sla_attention(
         v: Values, likewise.
         proj: What is applied to Ol, [.., D] to [.., D]: one `nn.Linear(D, D)` per layer, shared by its heads, zero at
             the start of training. A Linear's weights are cast to the dtype of `q` for the product, so they may be
-            float32 beside half-precision inputs. None means no linear branch: O = Os, and `scope` has no effect.
+            float32 beside half-precision inputs. None adds nothing.
+        mix: Share of each head, [H], of what softmax leaves out that the linear branch gives instead (`mixing.py`); in
+            [0, 1] for a convex combination. None is the paper. Without `proj` and `mix` there is no linear branch: O =
+            Os, and `scope` has no effect.
         topk: Share of key blocks that are critical, in (0, 1]; max(1, floor(topk n)) of n.
         skip: Share of key blocks that are negligible, in [0, 1); floor(skip n) of n. Scope "marginal" leaves them out;
             the other two scopes have no third class, so there it shapes only the map in the stats.
@@ -127,14 +135,14 @@ def sla_attention(
         DataError: With `check_finite`: a value is NaN or infinite.
 
     Differs from the paper:
-        1/sqrt(d) in dQ and dK, and the sum of both branches in dV; Ol is 0 where its set of blocks is empty.
+        1/sqrt(d) in dQ and dK, and the sum of both branches in dV; Ol is 0 where its set of blocks is empty; `mix`.
     """
     _check_names(scope, feature_map, q)
     if check_finite:
         inputs.check_finite(q=q, k=k, v=v)
     inputs.check_tensors(*inputs.heads_first(layout, q, k, v))
     block_map = route(q, k, topk=topk, skip=skip, block_q=block_q, block_k=block_k, layout=layout, backend=backend)
-    out, stats = _attend(q, k, v, block_map, proj, scope, feature_map, layout, backend)
+    out, stats = _attend(q, k, v, block_map, proj, mix, scope, feature_map, layout, backend)
     return (out, stats) if return_stats else out
 
 
@@ -145,6 +153,7 @@ def sla_with_map(
     block_map: BlockMap,
     *,
     proj: Projection | None = None,
+    mix: Tensor | None = None,
     scope: Scope = "marginal",
     feature_map: FeatureMap = "softmax",
     layout: Layout = "bhld",
@@ -155,7 +164,7 @@ def sla_with_map(
     Arguments, results and errors are those of `sla_attention`. The map's batch, heads and numbers of blocks must fit.
     """
     _check_names(scope, feature_map, q)
-    return _attend(q, k, v, block_map, proj, scope, feature_map, layout, backend)
+    return _attend(q, k, v, block_map, proj, mix, scope, feature_map, layout, backend)
 
 
 def _attend(
@@ -164,6 +173,7 @@ def _attend(
     v: Tensor,
     block_map: BlockMap,
     proj: Projection | None,
+    mix: Tensor | None,
     scope: str,
     feature_map: str,
     layout: str,
@@ -173,7 +183,10 @@ def _attend(
     inputs.check_tensors(qh, kh, vh)
     _check_map(block_map, qh)
     chosen = inputs.choose(backend, qh)
-    sparse, linear, lse = _branches(chosen, qh, kh, vh, block_map, scope if proj is not None else None, feature_map)
+    wanted = scope if proj is not None or mix is not None else None
+    sparse, linear, lse = _branches(chosen, qh, kh, vh, block_map, wanted, feature_map)
+    if linear is not None and mix is not None:
+        sparse = mix_in(sparse, linear, mix, left_out(qh, kh, block_map, scope))
     if layout == "blhd":
         sparse = sparse.transpose(1, 2)
         linear = None if linear is None else linear.transpose(1, 2)

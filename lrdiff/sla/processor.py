@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lrdiff.errors import BackendError, ConfigError
 from lrdiff.sla.joint import joint_attention
+from lrdiff.sla.mixing import shares
 from lrdiff.sla.operator import zero_projection
 from lrdiff.sla.settings import SlaSettings
 from lrdiff.sla.ulysses import over_processes
@@ -20,7 +21,7 @@ Listener = Callable[[Tensor, Tensor, int], None]
 class SlaProcessor(nn.Module):
     """Base of the processors that replace diffusers' own in one attention layer.
 
-    The projection of the linear branch stays float32 when the model is cast. With `enabled` off the layer's own
+    Projection and shares of the linear branch stay float32 when the model is cast. With `enabled` off the layer's own
     processor works, which is how a model is its own teacher.
 
     Raises:
@@ -31,10 +32,11 @@ class SlaProcessor(nn.Module):
     ROTARY: ClassVar[str] = "image_rotary_emb"
     """What the layer's own processor calls its rotary embedding."""
 
-    def __init__(self, features: int, settings: SlaSettings, original: Any) -> None:
-        """Take the features of a head, the settings, and the processor that is replaced."""
+    def __init__(self, heads: int, features: int, settings: SlaSettings, original: Any) -> None:
+        """Take the number of heads, the features of each, the settings, and the processor that is replaced."""
         super().__init__()
         self.proj = zero_projection(features)
+        self.mix = shares(heads, settings.mix) if settings.mix else None
         self.settings = settings
         self.enabled = True
         self.tokens = 0  # of the last call, text not counted
@@ -112,19 +114,19 @@ class SlaProcessor(nn.Module):
         # Under autocast a norm may have left queries and keys wider than the values.
         q, k = q.to(v.dtype), k.to(v.dtype)
         if self._parallel_config is None:
-            return self._attend(q, k, v, text).flatten(2)
+            return self._attend(q, k, v, self.mix, text).flatten(2)
         if text:
             raise BackendError(
                 "sparse-linear attention does not support context parallelism where text and picture attend together, "
                 "only in Wan: do not call enable_parallelism() on this model"
             )
-        return over_processes(self._attend, q, k, v, self._parallel_config).flatten(2)
+        return over_processes(self._attend, q, k, v, self.mix, self._parallel_config).flatten(2)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, text: int = 0) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mix: Tensor | None, text: int = 0) -> Tensor:
         self.tokens = q.shape[1] - text
         if self.listener is not None:
             self.listener(q, k, text)
-        return joint_attention(q, k, v, text, self.proj, self.settings)
+        return joint_attention(q, k, v, text, self.proj, mix, self.settings)
 
 
 def no_mask(mask: Tensor | None) -> None:

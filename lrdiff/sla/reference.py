@@ -106,6 +106,28 @@ def combine(parts: Parts, weight: Tensor, bias: Tensor) -> Tensor:
     return parts.sparse + parts.linear @ weight.mT + bias
 
 
+def left_out(q: Tensor, k: Tensor, classes: Tensor, *, block_q: int, block_k: int, scope: str) -> Tensor:
+    """Estimate what softmax leaves to the linear branch, as if all tokens of a block were its mean: [B, H, L, 1].
+
+    Attention of the mean query over L keys, each the mean of its block, summed over the scope's blocks that are not
+    critical.
+    """
+    length = q.shape[-2]
+    means = [
+        torch.cat([part.mean(-2, keepdim=True).expand_as(part) for part in _wide(x).split(b, -2)], -2)
+        for x, b in ((q, block_q), (k, block_k))
+    ]
+    p = (means[0] @ means[1].mT / math.sqrt(q.shape[-1])).softmax(-1)
+    rest = members(classes, scope) & (classes != CRITICAL)
+    return (p * tokens(rest, block_q, block_k, length)).sum(-1, keepdim=True)
+
+
+def mixed(parts: Parts, share: Tensor, left: Tensor) -> Parts:
+    """Replace Os by Os + s w (Ol - Os): share is s, [H], left is w, [B, H, L, 1]."""
+    weight = share[:, None, None] * left
+    return parts._replace(sparse=(1 - weight) * parts.sparse + weight * parts.linear)
+
+
 def blockwise(
     q: Tensor, k: Tensor, v: Tensor, classes: Tensor, *, block_q: int, block_k: int, scope: str, feature_map: str
 ) -> Parts:

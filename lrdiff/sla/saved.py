@@ -1,9 +1,10 @@
-"""Sparse-linear attention in a file: projections, settings and whatever else a fine-tune changed.
+"""Sparse-linear attention in a file: projections, shares, settings and whatever else a fine-tune changed.
 
 diffusers writes the weights of processors and drops them when it loads (a test holds it to that), so they travel in an
 artifact of their own:
 
     processors.LAYER.weight, processors.LAYER.bias      projections, float32
+    processors.LAYER.mix                                shares of the heads, float32, unless mix is 0 in the settings
     lora.KEY                                            factors of a LoRA in peft's names, where one was trained
     weights.NAME                                        the model's own weights, where all were trained
 
@@ -24,11 +25,12 @@ from lrdiff.artifact import Artifact, Header
 from lrdiff.errors import ArtifactError, ConfigError
 from lrdiff.inject import attach, eject, state
 from lrdiff.sla.models import processors, put_in, take_out
+from lrdiff.sla.processor import SlaProcessor
 from lrdiff.sla.settings import SlaSettings
 
 ADAPTER = "sla"
 """In the header of an artifact."""
-PROJECTIONS, LORA, WEIGHTS = "processors.", "lora.", "weights."
+PROCESSORS, LORA, WEIGHTS = "processors.", "lora.", "weights."
 
 
 def tensors(
@@ -43,7 +45,7 @@ def tensors(
     """
     found: dict[str, Tensor] = {}
     for name, processor in processors(model):
-        found |= {f"{PROJECTIONS}{name}.{key}": value for key, value in processor.proj.state_dict().items()}
+        found |= {f"{PROCESSORS}{name}.{key}": value for key, value in _learned(processor)}
     if lora is not None:
         found |= {LORA + key: value for key, value in state(model, lora).items()}
     found |= {WEIGHTS + key: value for key, value in (weights or {}).items()}
@@ -62,7 +64,8 @@ def read_settings(header: Header) -> SlaSettings:
         ArtifactError: It holds none that this version knows.
     """
     try:
-        return SlaSettings(**header.config["settings"])
+        # Files from before there were shares have none.
+        return SlaSettings(**{"mix": 0.0, **header.config["settings"]})
     except (KeyError, TypeError, ConfigError) as error:
         raise ArtifactError(f"the settings of sparse-linear attention in the file cannot be used ({error})") from error
 
@@ -84,14 +87,14 @@ def attached(model: nn.Module, artifact: Artifact, name: str) -> Iterator[SlaSet
         TargetError: The model has nothing to replace.
     """
     settings = read_settings(artifact.header)
-    groups = {prefix: _part(artifact.tensors, prefix) for prefix in (PROJECTIONS, LORA, WEIGHTS)}
+    groups = {prefix: _part(artifact.tensors, prefix) for prefix in (PROCESSORS, LORA, WEIGHTS)}
     own = {key.replace(".base_layer", ""): value for key, value in model.named_parameters()}
     layers = put_in(model, settings)
     before: dict[str, Tensor] = {}
     has_lora = False
     try:
         _check_layers(layers, artifact)
-        _copy(dict(_projections(model)), groups[PROJECTIONS], "projections")
+        _copy(dict(_processors(model)), groups[PROCESSORS], "projections and shares")
         if groups[WEIGHTS]:
             wanted = {key: own[key] for key in groups[WEIGHTS] if key in own}
             before = {key: value.detach().clone() for key, value in wanted.items()}
@@ -113,9 +116,16 @@ def _part(found: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
 
 
-def _projections(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _processors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, processor in processors(model):
-        yield from ((f"{name}.{key}", value) for key, value in processor.proj.named_parameters())
+        yield from ((f"{name}.{key}", value) for key, value in _learned(processor))
+
+
+def _learned(processor: SlaProcessor) -> Iterator[tuple[str, Tensor]]:
+    """Yield what a processor has learned, under short names: its projection's and its shares."""
+    yield from processor.proj.named_parameters()
+    if processor.mix is not None:
+        yield "mix", processor.mix
 
 
 def _check_layers(layers: list[str], artifact: Artifact) -> None:

@@ -10,6 +10,7 @@ import torch
 from lrdiff.errors import ConfigError
 from lrdiff.sla.blocks import SCOPES, amounts, check_blocks
 from lrdiff.sla.features import check_features
+from lrdiff.sla.mixing import START
 from lrdiff.sla.operator import FeatureMap, Scope
 
 
@@ -24,6 +25,8 @@ class SlaSettings:
         block_k: Tokens in a key block, likewise.
         scope: What the linear branch sees: "marginal", "noncritical" or "all".
         feature_map: "softmax", "elu" or "relu".
+        mix: Share of what softmax leaves out with which every head starts to take it from the linear branch, in [0, 1]
+            (`mixing.py`); 0 has no shares, which is the paper.
 
     Raises:
         ConfigError: One is unknown or out of range.
@@ -35,6 +38,7 @@ class SlaSettings:
     block_k: int = 64
     scope: Scope = "marginal"
     feature_map: FeatureMap = "softmax"
+    mix: float = START
 
     def __post_init__(self) -> None:
         check_blocks(self.block_q, self.block_k)
@@ -42,6 +46,8 @@ class SlaSettings:
         if self.scope not in SCOPES:
             raise ConfigError(f"scope is {self.scope!r}; there are {', '.join(SCOPES)}")
         check_features(self.feature_map, torch.float32)
+        if not 0 <= self.mix <= 1:
+            raise ConfigError(f"mix is the share of the linear branch and lies in [0, 1], not {self.mix}")
 
     def sparsity(self, tokens: int) -> float:
         """Return the share of key blocks of a sequence that softmax attention leaves out, 0 to 1."""

@@ -9,20 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+import torch.distributed
 from diffusers.models.attention_dispatch import SeqAllToAllDim
 from torch import Tensor
 
 from lrdiff.errors import BackendError
 
 
-def over_processes(attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, parallel: Any) -> Tensor:
+def over_processes(
+    attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, of_heads: Tensor | None, parallel: Any
+) -> Tensor:
     """Attend over the tokens of all processes.
 
     Args:
-        attend: Takes q, k and v, [B, L, H / P, D], and returns the same shape.
+        attend: Takes q, k and v, [B, L, H / P, D], and what is of these heads, [H / P]; returns the shape of q.
         q: Queries of this process' tokens, [B, L / P, H, D].
         k: Keys, likewise.
         v: Values, likewise.
+        of_heads: A number for each head, [H], or None.
         parallel: diffusers' `ParallelConfig`, set up for P processes.
 
     Returns:
@@ -41,7 +46,8 @@ def over_processes(attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tenso
     if q.shape[2] % degree:
         raise BackendError(f"{q.shape[2]} heads cannot be split among ulysses_degree={degree} processes")
     group = wanted._ulysses_mesh.get_group()
-    out = attend(*(_exchange(x, group, 2, 1) for x in (q, k, v)))
+    own = None if of_heads is None else of_heads.chunk(degree)[torch.distributed.get_rank(group)]
+    out = attend(*(_exchange(x, group, 2, 1) for x in (q, k, v)), own)
     return _exchange(out, group, 1, 2)
 
 

@@ -1,7 +1,8 @@
 """`python -m tests.bench.sla_quality`: what sparse-linear attention costs in quality, before and after fine-tuning.
 
-Full attention, sparse only (no linear branch), linear only, and both in three scopes, at several sparsities and seeds,
-with equal steps of velocity distillation: distance to the full model's velocity, loss on held-out pictures, attributes
+Full attention, sparse only (no linear branch), linear only, and both in three scopes, added up as in the paper or mixed
+(`lrdiff/sla/mixing.py`), at several sparsities and seeds, with equal steps of velocity distillation: distance to the
+full model's velocity, loss on held-out pictures, attributes
 that the measuring probe reads, and distance of the pictures to the full model's at equal seeds. Every case is kept in a
 file of its own, so the same command goes on where it was interrupted, and several may work side by side.
 """
@@ -49,11 +50,14 @@ from trainers.registry import run_config_class
 from trainers.run import build
 from trainers.sla.method import Sla
 
-KINDS = ("sparse only", "linear only", "marginal", "noncritical", "all")
+SUMS = ("marginal", "noncritical", "all")
+MIXED = tuple(f"mixed {scope}" for scope in SUMS)
+KINDS = ("sparse only", "linear only", *SUMS, *MIXED)
+WHEN = ("before", "after")
 GRID = ("0.9:3", "0.8:1", "0.95:1")
 COLUMNS = (
     "attention", "sparsity", "seeds", "distance of velocities, before", "after", "spread over seeds",
-    "loss on held-out, after", "attributes read, after", "distance of pictures, after",
+    "loss on held-out, after", "attributes read, before", "after", "distance of pictures, before", "after",
 )  # fmt: skip
 
 
@@ -153,7 +157,10 @@ def cases(kinds: Sequence[str], grid: Sequence[str]) -> list[Case]:
 
 def config(plan: Plan, case: Case) -> RunConfig[Any]:
     """Return the run of a case: what `lrdiff train sla` does by default, at this length."""
-    scope = case.kind if case.kind in ("marginal", "noncritical", "all") else "all"
+    scope = case.kind.split()[-1] if case.kind in SUMS + MIXED else "all"
+    method = {} if case.kind in MIXED else {"mix": 0.0}
+    if case.kind == "linear only":
+        method["projection_lr"] = 1.0  # where there is nothing but the linear branch, it has to learn at the full rate
     return run_config_class("sla").model_validate(
         {
             "model": plan.model,
@@ -163,8 +170,7 @@ def config(plan: Plan, case: Case) -> RunConfig[Any]:
                 "scope": scope,
                 "block_q": plan.block,
                 "block_k": plan.block,
-                # Where there is nothing but the linear branch, it has to learn at the full rate.
-                **({"projection_lr": 1.0} if case.kind == "linear only" else {}),
+                **method,
             },
             "optim": {"steps": plan.steps, "warmup": min(20, plan.steps // 4)},
             "precision": {"device": plan.device, "dtype": plan.dtype},
@@ -201,17 +207,22 @@ def branches(method: Sla, kind: str) -> Iterator[None]:
 @torch.no_grad()
 def whole(plan: Plan, backbone: Backbone) -> Whole:
     """Let the model with full attention predict and draw."""
+    x, times, cond, target = noisy(plan, backbone)
+    tokens = max(layer_tokens(backbone).values())
+    return Whole(x, times, cond, target, velocity(backbone, x, times, cond), full_images(backbone, plan), tokens)
+
+
+@torch.no_grad()
+def noisy(plan: Plan, backbone: Backbone) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor]:
+    """Return the held-out latents with noise, its times, their captions, and what a perfect model would predict."""
     samples = find_samples(plan.folder / "held-out", "")
     clean = torch.stack([m[0] for m in encode(backbone, samples, flip=False, buckets=False).moments]).float()
     rng = stream(0, "sla quality")
     noise = torch.randn(clean.shape, generator=rng)
     times = backbone.schedule.draw_times(len(clean), rng)
     cond = {name: value.cpu() for name, value in backbone.condition([sample.caption for sample in samples]).items()}
-    noisy, target = backbone.schedule.add_noise(clean, noise, times), backbone.schedule.target(clean, noise, times)
-    tokens = max(layer_tokens(backbone).values())
-    return Whole(
-        noisy, times, cond, target, velocity(backbone, noisy, times, cond), full_images(backbone, plan), tokens
-    )
+    schedule = backbone.schedule
+    return schedule.add_noise(clean, noise, times), times, cond, schedule.target(clean, noise, times)
 
 
 @torch.no_grad()
@@ -260,7 +271,7 @@ def measure(plan: Plan, case: Case, probe: Probe, full: Whole, backbone: Backbon
     shown = case.seed == 0 and (case.sparsity in plan.drawn or case.kind == "linear only")
     own = backbone.denoiser
     with branches(method, case.kind):
-        for name in ("before", "after"):
+        for name in WHEN:
             if name == "after":
                 fit(method, settings.optim, engine=engine, seed=case.seed)
                 method.eval()
@@ -268,10 +279,10 @@ def measure(plan: Plan, case: Case, probe: Probe, full: Whole, backbone: Backbon
             out = velocity(backbone, full.noisy, full.times, full.cond)
             found[f"velocity {name}"] = float((out - full.velocity).square().mean())
             found[f"loss {name}"] = float((out - full.target).square().mean())
-        if shown:
-            images = drawn(backbone, plan)
-            found["attributes"] = read(probe, images, plan)
-            found["pictures"] = float((images - full.images).square().mean().sqrt())
+            if shown:
+                images = drawn(backbone, plan)
+                found[f"attributes {name}"] = read(probe, images, plan)
+                found[f"pictures {name}"] = float((images - full.images).square().mean().sqrt())
     backbone.denoiser = own
     found["sparsity"] = 1.0 if case.kind == "linear only" else method.attention.sparsity(full.tokens)
     return found
@@ -280,7 +291,7 @@ def measure(plan: Plan, case: Case, probe: Probe, full: Whole, backbone: Backbon
 def rows(kept: dict[str, dict[str, float]]) -> list[list[Any]]:
     """Return the table: means over seeds; full attention first."""
     table: list[list[Any]] = [
-        ["full", 0.0, None, 0.0, 0.0, None, kept["full"]["loss"], kept["full"]["attributes"], 0.0]
+        ["full", 0.0, None, 0.0, 0.0, None, kept["full"]["loss"], *[kept["full"]["attributes"]] * 2, 0.0, 0.0]
     ]
     for kind in KINDS:
         name = kind.replace(" ", "-")
@@ -291,7 +302,7 @@ def rows(kept: dict[str, dict[str, float]]) -> list[list[Any]]:
             )
             spread = max(after) - min(after) if len(runs) > 1 else None
             means = [statistics.fmean(before), statistics.fmean(after), spread, statistics.fmean(loss)]
-            drawn_once = [runs[0].get("attributes"), runs[0].get("pictures")]
+            drawn_once = [runs[0].get(f"{what} {when}") for what in ("attributes", "pictures") for when in WHEN]
             table.append([kind, runs[0]["sparsity"], len(runs), *means, *drawn_once])
     return table
 
@@ -312,7 +323,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--grid", nargs="+", default=GRID, metavar="SPARSITY:SEEDS")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="bf16")
-    parser.add_argument("--results", type=Path, default=RESULTS / "sla_quality.json", help=argparse.SUPPRESS)
+    parser.add_argument("--name", default="sla_quality", help="of the result")
+    parser.add_argument("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.model == parser.get_default("model") and given.model not in embedded.names():
         print(f"not measured: {given.model} is not in assets/models; make it with lrdiff embedded make {given.model}")
@@ -342,8 +354,8 @@ def main(arguments: list[str] | None = None) -> int:
         f"velocities on {max(1, plan.pictures // 2)} held-out pictures; {plan.captions} captions drawn in "
         f"{plan.sampling} steps, by the first seed; blocks of {plan.block} tokens; {plan.dtype}."
     )
-    if given.results.parent == RESULTS:
-        write("sla_quality", command("sla_quality", arguments or []), COLUMNS, rows(kept), note, {"cases": kept})
+    if given.results == RESULTS:
+        write(given.name, command("sla_quality", arguments or []), COLUMNS, rows(kept), note, {"cases": kept})
     return 0
 
 

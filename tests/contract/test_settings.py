@@ -174,6 +174,7 @@ OWN: dict[str, dict[str, tuple[Any, str]]] = {
         "method.skip": (0.3, "weights"),
         "method.scope": ("all", "weights"),
         "method.feature_map": ("elu", "weights"),
+        "method.mix": (0.8, "weights"),
         "method.block_q": (32, "weights"),
         "method.block_k": (32, "weights"),
         "method.ramp": (3, "weights"),

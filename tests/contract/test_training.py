@@ -123,15 +123,15 @@ def test_only_the_adapter_learns_and_the_base_stays_bit_identical(method: str, w
 
 
 def test_the_groups_are_those_of_the_layers(method: str, world: World) -> None:
-    """Weight decay must not pull a transform away from the identity, and must reach everything else."""
+    """Weight decay must not pull a transform away from the identity or a share to 0, and must reach the rest."""
     trainer, _, _ = prepared(method, world)
     groups = {group.name: group for group in trainer.param_groups() if group.params}
     names = {
         "tensor-lora": {"transform", "residual"}, "watermark": {"lora"}, "my3dgen": {"lora", "extras"},
-        "sla": {"projections", "weights"}, "alignprop": {"adapter"},
+        "sla": {"projections", "shares", "weights"}, "alignprop": {"adapter"},
     }.get(method, {"residual"})  # fmt: skip
     assert set(groups) == names
-    assert all(group.decay == (name not in ("transform", "extras")) for name, group in groups.items())
+    assert all(group.decay == (name not in ("transform", "extras", "shares")) for name, group in groups.items())
     if "transform" in groups:
         assert len(groups["transform"].params) == len(trainer.report.targets)
 

@@ -23,6 +23,7 @@ from lrdiff.triplane.config import RenderConfig, SuperresConfig, TriplaneConfig
 from lrdiff.triplane.generator import TriplaneGenerator
 from lrdiff.triplane.losses import psnr
 from lrdiff.triplane.personal import orbit as cameras
+from lrdiff.triplane.store import WEIGHTS, load
 from lrdiff.triplane.volume import march, stratified
 from lrdiff.world.heads import LATENT, Heads, heads
 from lrdiff.world.heads_render import FOCAL, RADIUS, HeadView, look, orbit, places_of, rays_through
@@ -119,7 +120,7 @@ class HeadsConfig(Settings):
     """Side of the patch of neighbouring rays that super-resolution learns from, in rays."""
 
     start: Path | None = None
-    """Training whose weights are the start. Super-resolution may be new."""
+    """Training, or folder of a generator, whose weights are the start. Super-resolution may be new."""
 
     held_out: PositiveInt = 24
     """Unseen heads to measure on."""
@@ -152,18 +153,17 @@ class TrainHeads(Method[HeadsConfig]):
         rng = stream(HELD_OUT_SEED, "heads held out")
         self.unseen_z, self.unseen_angles = self._draw(config.held_out, rng)
         if config.start is not None:
-            self._go_on_from(open_run(config.start))
+            self._go_on_from(config.start)
 
-    def _go_on_from(self, run: RunDir) -> None:
-        """Take the weights of another training, which may have been without super-resolution."""
-        config = HeadsConfig.model_validate(run.read()["config"]["method"])
-        before = TrainHeads(config.model_copy(update={"start": None}))
-        with torch.no_grad():
-            load_trained(before, run)
-        lacking, other = self.generator.load_state_dict(before.generator.state_dict(), strict=False)
-        lacking = [name for name in lacking if not name.startswith("superresolution.")]
-        if lacking or other:
-            raise RunError(f"{run.path}: its generator is another one ({[*lacking, *other][0]}); give equal sizes")
+    def _go_on_from(self, path: Path) -> None:
+        """Take the weights of another generator, which may have been without super-resolution."""
+        before = load(path) if (path / WEIGHTS).is_file() else _trained(open_run(path))
+        own, given = ({name: value.shape for name, value in g.state_dict().items()} for g in (self.generator, before))
+        other = {name for name in own | given if own.get(name) != given.get(name)}
+        other = sorted(name for name in other if name in given or not name.startswith("superresolution."))
+        if other:
+            raise RunError(f"{path}: its generator is another one ({other[0]}); give equal sizes")
+        self.generator.load_state_dict(before.state_dict(), strict=False)
 
     @cached_property
     def unseen(self) -> HeadView:
@@ -308,6 +308,15 @@ class TrainHeads(Method[HeadsConfig]):
         """Show generated heads and what they should be."""
         ws, shown = self.generator.mapping(self.unseen_z[:8]), cameras(self.generator, self.unseen_angles[:8])
         return {"made": self.generator.view(ws, shown).raw.clamp(-1, 1), "meant": self.unseen.image[:8]}
+
+
+@torch.no_grad()
+def _trained(run: RunDir) -> TriplaneGenerator:
+    """Return the generator of a training, at its newest checkpoint."""
+    config = HeadsConfig.model_validate(run.read()["config"]["method"])
+    method = TrainHeads(config.model_copy(update={"start": None}))
+    load_trained(method, run)
+    return method.generator
 
 
 @torch.no_grad()

@@ -52,11 +52,16 @@ class SlaSettings(Sparsity, PictureSettings):
     """Sparse-linear attention in place of self- and joint attention, fine-tuned to keep quality (arXiv 2509.24006).
 
     Differs from the paper: the default loss is that of the authors' later work, the distance to the velocity of the
-    same model with full attention; and only low-rank updates of the projections are trained unless `train` is "all".
+    same model with full attention; only low-rank updates of the projections are trained unless `train` is "all"; and
+    the linear branch also takes the place of a share of the softmax branch, unless `mix` is 0.
     """
 
     feature_map: Literal["softmax", "elu", "relu"] = "softmax"
     """Feature map of the linear branch."""
+
+    mix: Annotated[float, Ge(0.0), Le(1.0)] = 0.5
+    """Share of what softmax leaves out that each head takes from the linear branch instead, at the start; it learns.
+    0 has no shares: the paper."""
 
     ramp: NonNegativeInt = 0
     """Steps over which the share of critical blocks falls to `topk`; 0 begins with it."""

@@ -46,7 +46,7 @@ class Sla(Denoise):
     def _insert(self) -> None:
         settings = self.settings
         self.denoiser = self.backbone.denoiser
-        own = settings.model_dump(include={"topk", "skip", "block_q", "block_k", "scope", "feature_map"})
+        own = settings.model_dump(include={"topk", "skip", "block_q", "block_k", "scope", "feature_map", "mix"})
         self.attention = Attention(**own)
         self.peft_config: Any = None
         self.base = sum(p.numel() for p in self.denoiser.parameters())
@@ -146,12 +146,17 @@ class Sla(Denoise):
                 layer.enable_adapters(True)
 
     def param_groups(self) -> Iterable[ParamGroup]:
-        """Return projections, and what else is trained."""
+        """Return projections, shares, and what else is trained."""
         projections = [p for _, processor in processors(self.denoiser) for p in processor.proj.parameters()]
-        ours = {id(p) for p in projections}
+        shares = [processor.mix for _, processor in processors(self.denoiser) if processor.mix is not None]
+        ours = {id(p) for p in (*projections, *shares)}
         others = [p for p in self.denoiser.parameters() if p.requires_grad and id(p) not in ours]
         pace = self.settings.projection_lr if others else 1.0
-        return [ParamGroup("projections", projections, lr_scale=pace), ParamGroup("weights", others)]
+        return [
+            ParamGroup("projections", projections, lr_scale=pace),
+            ParamGroup("shares", shares, decay=False),
+            ParamGroup("weights", others),
+        ]
 
     def artifact(self) -> Artifact:
         """Return projections, LoRA or weights, with everything needed to use them."""

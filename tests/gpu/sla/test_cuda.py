@@ -73,11 +73,11 @@ def test_one_compilation_serves_all_lengths_and_shares() -> None:
 
 
 def test_compiles_with_inductor() -> None:
-    proj = projection(64, torch.float32).cuda()
+    proj, mix = projection(64, torch.float32).cuda(), torch.tensor([0.3, 0.8], device="cuda")
     qkv = cuda(1, 500, 2, 64, dtype=torch.bfloat16)
 
     def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return sla_attention(q, k, v, proj=proj, layout="blhd", topk=0.3)
+        return sla_attention(q, k, v, proj=proj, mix=mix, layout="blhd", topk=0.3)
 
     out, plain = torch.compile(run, fullgraph=True)(*qkv), run(*qkv)
     assert relative(out, plain.cpu()) <= 1e-2

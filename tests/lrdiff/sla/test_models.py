@@ -50,11 +50,12 @@ def test_topk_of_everything_is_the_models_own_output(network: Network) -> None:
     assert not list(processors(model))
 
 
-def test_every_layer_learns_its_own_projection(network: Network) -> None:
+@pytest.mark.parametrize("part", ["proj.weight", "mix"])
+def test_every_layer_learns_its_own_projection_and_shares(network: Network, part: str) -> None:
     model = network.make()
     put_in(model, SMALL)
     network.call(model).square().mean().backward()
-    weights = [processor.proj.weight for _, processor in processors(model)]
+    weights = [processor.get_parameter(part) for _, processor in processors(model)]
     grads = [weight.grad for weight in weights if weight.grad is not None]
     assert len(grads) == len({id(weight) for weight in weights}) == len(network.layers)
     assert all(grad.abs().max() > 0 for grad in grads)
@@ -62,16 +63,33 @@ def test_every_layer_learns_its_own_projection(network: Network) -> None:
 
 
 @torch.no_grad()
-def test_half_precision_keeps_the_projection_and_computes(network: Network) -> None:
+def test_without_shares_it_is_the_papers(network: Network) -> None:
+    model = network.make()
+    put_in(model, replace(SMALL, mix=0.0))
+    assert all(processor.mix is None for _, processor in processors(model))
+    plain = network.call(model)
+    take_out(model)
+    put_in(model, SMALL)
+    assert not torch.allclose(network.call(model), plain, rtol=1e-4, atol=1e-5)
+    for _, processor in processors(model):
+        nn.init.zeros_(processor.get_parameter("mix"))
+    torch.testing.assert_close(network.call(model), plain)
+
+
+@torch.no_grad()
+def test_half_precision_keeps_projection_and_shares_and_computes(network: Network) -> None:
     model = network.make()
     put_in(model, SMALL)
     randomise(model)
     whole = network.call(model)
-    before = [processor.proj.weight.clone() for _, processor in processors(model)]
+    before = [
+        (processor.proj.weight.clone(), processor.get_parameter("mix").clone()) for _, processor in processors(model)
+    ]
     nn.Module.to(model, torch.bfloat16)
-    for (_, processor), weight in zip(processors(model), before, strict=True):
-        assert processor.proj.weight.dtype == torch.float32
-        assert torch.equal(processor.proj.weight, weight)
+    for (_, processor), kept in zip(processors(model), before, strict=True):
+        for now, then in zip((processor.proj.weight, processor.get_parameter("mix")), kept, strict=True):
+            assert now.dtype == torch.float32
+            assert torch.equal(now, then)
     half = network.call(model).float()
     assert torch.isfinite(half).all()
     # Also where routing flips a block between the two formats.

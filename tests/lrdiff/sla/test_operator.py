@@ -180,10 +180,10 @@ def test_operators_are_well_formed(scope: Any) -> None:
 
 
 def test_compiles_as_one_graph() -> None:
-    proj = projection(8, torch.float32)
+    proj, mix = projection(8, torch.float32), torch.tensor([0.3, 0.8])
 
     def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return sla_attention(q, k, v, proj=proj, layout="blhd", **case())
+        return sla_attention(q, k, v, proj=proj, mix=mix, layout="blhd", **case())
 
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     for length in (75, 90):

@@ -71,6 +71,17 @@ def test_values_and_gradients(scope: Any, feature_map: Any) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_shares_take_from_both_kernels_as_from_plain_torch() -> None:
+    found = []
+    for backend in ("triton", "reference"):
+        qkv = put(draw(1, 2, 75, 24, dtype=torch.float32))
+        mix = torch.tensor([0.3, 0.9], device=DEVICE, requires_grad=True)
+        out = sla_attention(*qkv, mix=mix, backend=backend, **case())
+        found.append([out.detach(), *gradients(out, [*qkv, mix])])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("scale", [1.0, 4.0, 16.0])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_no_worse_than_plain_torch(dtype: torch.dtype, scale: float) -> None:

@@ -21,12 +21,13 @@ SMALL = SlaSettings(topk=0.2, block_q=16, block_k=16)
 
 
 def wan() -> Any:
-    """Return the model with projections away from zero."""
+    """Return the model with projections away from zero and shares that differ from head to head."""
     model = NETWORKS["wan"].make()
     put_in(model, SMALL)
     torch.manual_seed(2)
     for _, processor in processors(model):
         torch.nn.init.normal_(processor.proj.weight, std=0.5)
+        torch.nn.init.uniform_(processor.mix)
     return model
 
 
@@ -62,8 +63,10 @@ def work(rank: int, folder: Path) -> None:
     assert torch.equal(both(early)[0], found[0])
     q = torch.randn(1, 20, 4, 8, generator=torch.Generator().manual_seed(rank), requires_grad=True)
     parallel = next(processors(late))[1]._parallel_config
-    over_processes(lambda q, k, v: q * k.sum(1, keepdim=True), q, q, q, parallel).square().sum().backward()
-    torch.save([*found, q.detach(), q.grad], folder / f"{rank}.pt")
+    own = torch.arange(1.0, 5.0, requires_grad=True)
+    out = over_processes(lambda q, k, v, own: own[:, None] * q * k.sum(1, keepdim=True), q, q, q, own, parallel)
+    out.square().sum().backward()
+    torch.save([*found, q.detach(), q.grad, own.grad], folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -80,8 +83,10 @@ def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
         for other in others:
             torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
     q = torch.cat([part[2] for part in parts], 1).requires_grad_()
-    (q * q.sum(1, keepdim=True)).square().sum().backward()
+    own = torch.arange(1.0, 5.0, requires_grad=True)
+    (own[:, None] * q * q.sum(1, keepdim=True)).square().sum().backward()
     torch.testing.assert_close(torch.cat([part[3] for part in parts], 1), q.grad, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(parts[0][4] + parts[1][4], own.grad)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +97,10 @@ def test_what_would_not_be_exact_is_refused(wanted: dict[str, Any], heads: int, 
     config = {"ring_degree": 1, "ulysses_degree": 2, "ulysses_anything": False} | wanted
     x = torch.randn(1, 8, heads, 4)
     with pytest.raises(BackendError, match=reason):
-        over_processes(lambda q, k, v: q, x, x, x, SimpleNamespace(context_parallel_config=SimpleNamespace(**config)))
+        over_processes(
+            lambda q, k, v, own: q, x, x, x, None,
+            SimpleNamespace(context_parallel_config=SimpleNamespace(**config)),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["flux", "sd3", "cogvideox", "hunyuan"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lrdiff.errors import RunError
 from lrdiff.rng import stream
 from lrdiff.triplane.generator import TriplaneGenerator
 from lrdiff.triplane.store import load, load_directions
@@ -125,6 +126,11 @@ def test_making_leaves_a_folder_with_directions_and_a_line_in_the_manifest(tmp_p
     assert all(not torch.equal(second[name], value) for name, value in first.items() if value.numel() > 100)
     assert manifest.problems(tmp_path / "assets") == []
     assert manifest.read(tmp_path / "assets")["heads"]["seed"] == 3
+    again = TrainHeads(TINY.model_copy(update={"start": folder})).generator.state_dict()
+    assert all(torch.equal(value, made.state_dict()[name]) for name, value in again.items())
+    for change in ({"hidden": 2 * TINY.hidden}, {"channels": (8, 8)}, {"superres": None}):
+        with pytest.raises(RunError, match="its generator is another one"):
+            TrainHeads(TINY.model_copy(update={"start": folder, **change}))
 
 
 def test_the_renderer_shows_the_same_through_single_rays_and_pictures() -> None:

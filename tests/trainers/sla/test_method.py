@@ -158,9 +158,12 @@ def test_projections_learn_slowly_only_beside_other_weights(model: Path, images:
         if name in before
     }
     projections = [move for name, move in moved.items() if ".processor.proj." in name]
-    others = [move for name, move in moved.items() if ".processor.proj." not in name]
+    shares = [move for name, move in moved.items() if name.endswith(".processor.mix")]
+    others = [move for name, move in moved.items() if ".processor." not in name]
     pace = 1.0 if train == "projections" else 0.1
     assert max(projections) == pytest.approx(pace * config.optim.lr, rel=1e-3)
+    assert len(shares) == 2
+    assert max(shares) == pytest.approx(config.optim.lr, rel=1e-3)
     assert bool(others) == (train != "projections")
     assert not others or max(others) == pytest.approx(config.optim.lr, rel=1e-3)
 
@@ -222,7 +225,7 @@ def test_it_has_no_strength_and_goes_with_a_lora(model: Path, images: Path, tmp_
 
 @pytest.mark.parametrize(
     ("damage", "reason"),
-    [("projection", "projections of sparse-linear attention are missing"), ("settings", "cannot be used"),
+    [("projection", "projections and shares of sparse-linear attention are missing"), ("settings", "cannot be used"),
      ("layers", "trained on the attention of 1 layers"), ("lora", "not its configuration"), ("shape", "another shape")],
 )  # fmt: skip
 def test_a_file_that_does_not_fit_is_refused_and_leaves_the_model(
@@ -261,11 +264,26 @@ def test_the_header_says_what_the_function_is(model: Path, images: Path, tmp_pat
     header = Artifact.load(made.artifact_path).header
     assert (header.adapter, header.component) == ("sla", "transformer")
     assert header.config["settings"] == {
-        "topk": 0.25, "skip": 0.1, "block_q": 16, "block_k": 16, "scope": "all", "feature_map": "elu"
+        "topk": 0.25, "skip": 0.1, "block_q": 16, "block_k": 16, "scope": "all", "feature_map": "elu", "mix": 0.5
     }  # fmt: skip
     stored = load_file(made.artifact_path)
+    assert "transformer.processors.transformer_blocks.0.attn1.mix" in stored
     assert all(value.dtype == torch.float32 for value in stored.values())
     assert "transformer.processors.transformer_blocks.0.attn1.weight" in stored
+
+
+def test_a_file_from_before_there_were_shares_is_the_papers_function(model: Path, images: Path, tmp_path: Path) -> None:
+    paper = run(tmp_path / "paper", model, images, method__mix=0.0)
+    artifact = Artifact.load(paper.artifact_path)
+    assert not any(name.endswith(".mix") for name in artifact.tensors)
+    del artifact.header.config["settings"]["mix"]
+    artifact.save(tmp_path / "old.safetensors")
+    fresh, found = backbones.load(model), []
+    for path in (paper.path, tmp_path / "old.safetensors"):
+        with adapted(fresh, [read_adapter(AdapterSpec(path=path, weight=1.0))]):
+            assert all(processor.mix is None for _, processor in processors(fresh.denoiser))
+            found.append(render(fresh, ["a red cube"], [0], steps=2))
+    assert torch.equal(*found)
 
 
 def test_a_block_size_may_come_as_text_from_a_flag() -> None:
@@ -277,7 +295,7 @@ def test_a_block_size_may_come_as_text_from_a_flag() -> None:
     [{"topk": 0.0}, {"topk": 1.5}, {"skip": 1.0}, {"topk": 0.95}, {"block_q": 8}, {"block_k": 256}, {"scope": "some"},
      {"feature_map": "tanh"}, {"scope": "all", "skip": 0.2}, {"ramp_from": 0.7}, {"ramp": 2, "ramp_from": 0.05},
      {"ramp": 2, "ramp_from": 0.95}, {"train": "all", "r": 4}, {"train": "projections", "targets": "attention+ff"},
-     {"train": "projections", "projection_lr": 1.0}],
+     {"train": "projections", "projection_lr": 1.0}, {"mix": 1.5}, {"mix": -0.1}],
     ids=str,
 )  # fmt: skip
 def test_settings_that_do_not_fit_are_refused(change: dict[str, Any]) -> None:
