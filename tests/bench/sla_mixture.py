@@ -1,8 +1,8 @@
 """`python -m tests.bench.sla_mixture`: what of softmax attention each way of combining both branches can give back.
 
 The error of softmax over critical blocks alone, O - Os, in every attention layer of an untouched model, is fitted by
-least squares on half of the held-out pictures of `sla_quality` and explained in the other half: by a linear map of Ol, as
-in the paper's sum, and by s w (Ol - Os), as in the mixture, with one s for a layer, one for a head, or its start.
+least squares on half of the held-out pictures of `sla_quality` and explained in the other half: by a linear map of Ol,
+as in the paper's sum, and by s w (Ol - Os), as in the mixture, with one s for a layer, one for a head, or its start.
 """
 
 from __future__ import annotations
