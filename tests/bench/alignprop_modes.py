@@ -14,10 +14,23 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tests.bench.alignprop_trial import REWARDS, SAID, WAYS, WORK, kept, make, measure, train, untouched
-from tests.bench.result import write
+from tests.bench.alignprop_trial import (
+    REWARDS,
+    SETTINGS,
+    SIDES,
+    WAYS,
+    WORK,
+    kept,
+    make,
+    measure,
+    said,
+    settings,
+    train,
+    untouched,
+)
+from tests.bench.result import command, write
 
-PICTURE = Path(__file__).resolve().parents[2] / "assets" / "pictures" / "alignprop-modes.png"
+PICTURES = Path(__file__).resolve().parents[2] / "assets" / "pictures"
 PAPER = "random-k, k = T (the paper)"
 COLUMNS = [
     "reward", "way", "CPU s", "held-out reward, before", "gain", "gain per CPU s, share of the paper's",
@@ -28,16 +41,19 @@ COLUMNS = [
 def main(arguments: list[str]) -> int:
     """Make the trials that are missing, then write table and curves."""
     given = _given(arguments)
+    name = "alignprop_modes" + (f"_{given.name}" if given.name else "")
+    folder = WORK / "modes" / given.name
+    setup = {"model": given.model, "steps": given.sampling_steps, "pictures": given.pictures}
     trials: list[dict[str, Any]] = []
     before: dict[int, Any] = {}
     for seed in given.seeds:
-        name = WORK / "modes" / f"untouched-{seed}.json"
-        before[seed] = kept(name, lambda seed=seed: untouched(seed, given.pictures))
+        path = folder / f"untouched-{seed}.json"
+        before[seed] = kept(path, lambda seed=seed: untouched(seed, ways=given.ways, **setup))
         for reward in given.rewards:
-            for way in WAYS:
-                path = WORK / "modes" / f"{reward}-{way.split(' (')[0].replace(' ', '')}-{seed}.json"
+            for way in given.ways:
+                path = folder / f"{reward}-{way.split(' (')[0].replace(' ', '')}-{seed}.json"
                 if path.exists() or not given.show:
-                    trials.append(kept(path, lambda a=(way, reward, seed): trial(*a, given.pictures)))
+                    trials.append(kept(path, lambda a=(way, reward, seed): trial(*a, **setup)))
     rows = [
         row for reward in given.rewards for row in table([t for t in trials if t["reward"] == reward], before)
     ]  # fmt: skip
@@ -45,13 +61,12 @@ def main(arguments: list[str]) -> int:
         reward: {way: curve([t for t in trials if (t["reward"], t["way"]) == (reward, way)], before) for way in WAYS}
         for reward in given.rewards
     }
-    draw(curves)
+    draw(curves, PICTURES / f"{name.replace('_', '-')}.png")
     ways = [way for way in WAYS if way not in {t["way"] for t in trials}]
     absent = f" Not run: {'; '.join(ways)}." if ways else ""
-    command = " ".join(["python -m tests.bench.alignprop_modes", *(text for text in arguments if text != "--show")])
     write(
-        "alignprop_modes", command, COLUMNS, rows,
-        f"{SAID}, {given.pictures} pictures in all, {len(trials)} trials. Held-out: "
+        name, command("alignprop_modes", [text for text in arguments if text != "--show"]), COLUMNS, rows,
+        f"{said(given.model, given.sampling_steps)}, {given.pictures} pictures in all, {len(trials)} trials. Held-out: "
         "6 prompts, 2 pictures each, the same noise before and after; prompt match is the share of named attributes "
         f"that probe-b reads right.{absent}",
         {"curves": curves},
@@ -59,11 +74,11 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def trial(way: str, reward: str, seed: int, pictures: int) -> dict[str, Any]:
+def trial(way: str, reward: str, seed: int, *, model: str, steps: int, pictures: int) -> dict[str, Any]:
     """Train once."""
-    method = make((reward,), seed, WAYS[way], pictures=pictures)
-    steps = train(method)
-    return {"way": way, "reward": reward, "seed": seed, "steps": steps, "after": measure(method)}
+    method = make((reward,), seed, settings(way, steps), pictures=pictures, model=model)
+    rows = train(method)
+    return {"way": way, "reward": reward, "seed": seed, "steps": rows, "after": measure(method)}
 
 
 def table(trials: list[dict[str, Any]], before: dict[int, Any]) -> list[list[Any]]:
@@ -110,7 +125,7 @@ def curve(trials: list[dict[str, Any]], before: dict[int, Any]) -> list[list[flo
     return points
 
 
-def draw(curves: dict[str, dict[str, list[list[float]]]]) -> None:
+def draw(curves: dict[str, dict[str, list[list[float]]]], path: Path) -> None:
     """Draw gain against pictures and against seconds, a column for each reward."""
     figure = Figure(figsize=(4 * len(curves), 6), dpi=110, layout="constrained")
     axes = figure.subplots(2, len(curves), squeeze=False)
@@ -127,7 +142,7 @@ def draw(curves: dict[str, dict[str, list[list[float]]]]) -> None:
                 axis.set_title(reward)
     axes[0][0].legend(fontsize=7)
     FigureCanvasAgg(figure)
-    figure.savefig(PICTURE, metadata={"Software": None})
+    figure.savefig(path, metadata={"Software": None})
 
 
 def _given(arguments: list[str]) -> argparse.Namespace:
@@ -135,6 +150,10 @@ def _given(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rewards", nargs="+", default=list(REWARDS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--model", choices=list(SIDES), default="toys")
+    parser.add_argument("--sampling-steps", type=int, default=SETTINGS["sampling_steps"])
+    parser.add_argument("--name", default="", help="ending of the names of result and picture")
     parser.add_argument("--show", action="store_true", help="only write the table of the trials that are there")
     return parser.parse_args(arguments)
 

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from tests.bench.alignprop_ddpo import GROUP, Ddpo
-from tests.bench.alignprop_trial import REWARDS, SAID, WAYS, WORK, kept, make, measure, train
+from tests.bench.alignprop_trial import REWARDS, WAYS, WORK, kept, make, measure, said, train
 from tests.bench.result import write
 
 WAY = "last-k, k = 1"
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     won = sum(row[2] > max(row[3:6]) for row in rows)
     write(
         "alignprop_queries", "python -m tests.bench.alignprop_queries", COLUMNS, sorted(rows, key=lambda row: row[0]),
-        f"{SAID}; DDPO {BATCH} pictures a step, {GROUP} of each prompt, at {given.lr:g}. Gain of the held-out reward "
+        f"{said()}; DDPO {BATCH} pictures a step, {GROUP} of each prompt, at {given.lr:g}. Gain of the held-out reward "
         f"on 6 prompts, 2 pictures each, from the same noise. In {won} of {len(rows)} DDPO never gained as much.",
     )  # fmt: skip
     return 0

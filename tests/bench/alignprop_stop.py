@@ -9,7 +9,7 @@ import argparse
 import sys
 from typing import Any
 
-from tests.bench.alignprop_trial import BATCH, REWARDS, SAID, WAYS, WORK, kept, make, measure
+from tests.bench.alignprop_trial import BATCH, REWARDS, WAYS, WORK, kept, make, measure, said
 from tests.bench.result import write
 from trainers.hooks import stop_when
 from trainers.loop import State, fit
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
                 rows.append([reward, seed, *row(reward, found)])
     write(
         "alignprop_stop", "python -m tests.bench.alignprop_stop", COLUMNS, rows,
-        f"{SAID}, {PICTURES} pictures at the most, a look every {EVERY * BATCH}. A run ends where diversity is below "
+        f"{said()}, {PICTURES} pictures at the most, a look every {EVERY * BATCH}. A run ends where diversity is below "
         f"{LIMITS['min_diversity']:g} of what it was, or the share of attributes that probe-b reads right in 24 "
         f"pictures is more than {LIMITS['max_drop']:g} below its best; the adapter of the look before is kept.",
         details,

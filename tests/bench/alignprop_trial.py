@@ -1,4 +1,4 @@
-"""One training of `toys` towards a reward, and what is measured before and after it: shared by AlignProp's benches.
+"""One training of a shipped model towards a reward, and what is measured around it: shared by AlignProp's benches.
 
 Every result is kept in a work folder when it is done, and not made again. Seconds are the processor's, of one thread,
 without measuring: other work on the machine hardly moves them.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +39,31 @@ WAYS: dict[str, dict[str, Any]] = {
     "random-per-step (its code)": {"mode": "random-per-step"},
     "last-k, k = T (full graph)": {"mode": "last-k", "k": 5},
 }
-SAID = (
-    "toys at 128 px in bf16, LoRA of rank 4 on attention, 5 sampling steps, guidance 3, no recomputing, AdamW at "
-    f"{LR:g}, {BATCH} pictures a step"
-)
+SIDES = {"toys": 128, "toys-dit": 256}
+
+
+def said(model: str = "toys", steps: int = SETTINGS["sampling_steps"]) -> str:
+    """Return what trials have in common, in words."""
+    return (
+        f"{model} at {SIDES[model]} px in bf16, LoRA of rank 4 on attention, {steps} sampling steps, guidance 3, no "
+        f"recomputing, AdamW at {LR:g}, {BATCH} pictures a step"
+    )
+
+
+def settings(way: str, steps: int) -> dict[str, Any]:
+    """Return the settings of a way at a number of sampling steps, T."""
+    return {**WAYS[way], "sampling_steps": steps, **({"k": steps} if "k = T" in way else {})}
 
 
 def make(
     rewards: tuple[str, ...], seed: int, own: Mapping[str, Any], *, kind: type[AlignProp] = AlignProp,
-    pictures: int = BATCH, batch: int = BATCH, lr: float = LR,
+    model: str = "toys", pictures: int = BATCH, batch: int = BATCH, lr: float = LR,
 ) -> AlignProp:  # fmt: skip
     """Return the method of a trial, on one thread of the processor."""
     torch.set_num_threads(1)
     lists = {"prompts": captions(48, 7), "held_out": captions(12, 8)}
     config = AlignPropRun.model_validate({
+        "model": model,
         "data": {"batch_size": batch},
         "method": {**SETTINGS, **lists, "reward": rewards, **own},
         "optim": {"steps": pictures // batch, "lr": lr},
@@ -107,19 +118,19 @@ def train(method: AlignProp, after_step: Callable[[int], None] = lambda step: No
 
 
 @torch.no_grad()
-def untouched(seed: int, pictures: int) -> dict[str, Any]:
+def untouched(seed: int, pictures: int, ways: Collection[str], model: str, steps: int) -> dict[str, Any]:
     """Return what the untouched model has: on the held-out prompts, and on the very batches that trials train on.
 
     The difference to a trial's rewards on a batch is what it learned from the batches before, without the luck of the
     draw. `lv` and `spaced` score other pictures of a batch than the rest does, so they have rows of their own.
     """
-    method = make(REWARDS, seed, {}, pictures=pictures)
+    method = make(REWARDS, seed, {"sampling_steps": steps}, pictures=pictures, model=model)
     found: dict[str, Any] = {"held_out": measure(method)}
-    for way in WAYS.values():
+    for way in (settings(name, steps) for name in ways):
         mode = way["mode"] if way["mode"] in ("lv", "spaced") else "last-k"
         if mode in found:
             continue
-        method = make(REWARDS, seed, way, pictures=pictures)
+        method = make(REWARDS, seed, way, pictures=pictures, model=model)
         rows = []
         for index in range(pictures // BATCH):
             with method._autocast():

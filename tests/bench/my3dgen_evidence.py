@@ -52,18 +52,20 @@ VISIBLE = 0.12
 CACHE = ASSETS.parent / ".cache" / "bench" / "my3dgen"
 
 SYMMETRY = {"symmetry": 0.3, "symmetry_every": 2}
+PLAIN = {"form": "plain"}
 ARMS: dict[str, dict[str, Any] | None] = {
     "W inversion only": None,
     "LoRA r = 1": {},
     "full fine-tuning": {"full": True},
     "LoRA r = 1, symmetry": SYMMETRY,
+    "plain LoRA r = 1": PLAIN,
     "LoRA r = 4": {"r": 4, "alpha": 4.0},
     "full fine-tuning, symmetry": {"full": True, **SYMMETRY},
     "LoRA r = 2": {"r": 2, "alpha": 2.0},
     "LoRA r = 2, symmetry": {"r": 2, "alpha": 2.0, **SYMMETRY},
     "LoRA r = 4, symmetry": {"r": 4, "alpha": 4.0, **SYMMETRY},
 }
-"""alpha = r, so that every rank has the same scale."""
+"""alpha = r, so that every rank has the same scale. Plain: a 3 x 3 convolution's change has rank r, otherwise 3 r."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Plan:
 
     anchor_steps: int = 60
     anchor_side: int = 24
-    steps: int = 50
+    steps: int = 200
     batch: int = 2
     lr: float = 4e-3
     full_lr: float = 1.2e-3

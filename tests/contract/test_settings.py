@@ -148,7 +148,7 @@ OWN: dict[str, dict[str, tuple[Any, str]]] = {
         "method.normalise": (2, "weights"),
         "method.straight_through": (True, "weights"),
         "method.mode": ("random-per-step", "weights"),
-        "method.k": (1, "weights"),
+        "method.k": (2, "weights"),
         "method.repeats": (1, "weights"),
         "method.early_stop": (1, "weights"),
         "method.detach_negative": (True, "weights"),

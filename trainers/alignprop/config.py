@@ -49,10 +49,10 @@ class AlignPropSettings(Settings):
     straight_through: bool = False
     """Let gradients pass through pixels outside the range of colours, which otherwise learn nothing."""
 
-    mode: Literal["last-k", "random-k", "random-per-step", "lv", "spaced", "sparse"] = "sparse"
+    mode: Literal["last-k", "random-k", "random-per-step", "lv", "spaced", "sparse"] = "last-k"
     """Which sampling steps carry the gradient, see lrdiff/alignprop/README.md."""
 
-    k: PositiveInt = 2
+    k: PositiveInt = 1
     """How many of them do; with random-k the most. Not for random-per-step and lv."""
 
     repeats: PositiveInt = 2
