@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tests.bench.alignprop_trial import (
+    FEWER,
     REWARDS,
     SETTINGS,
     SIDES,
@@ -31,6 +32,8 @@ from tests.bench.alignprop_trial import (
 from tests.bench.result import command, write
 
 PICTURES = Path(__file__).resolve().parents[2] / "assets" / "pictures"
+EQUAL = [way for way in WAYS if way != FEWER]
+"""Ways that draw their pictures of a batch in equally many steps, as the untouched model does for the curves."""
 PAPER = "random-k, k = T (the paper)"
 COLUMNS = [
     "reward", "way", "CPU s", "held-out reward, before", "gain", "gain per CPU s, share of the paper's",
@@ -58,11 +61,11 @@ def main(arguments: list[str]) -> int:
         row for reward in given.rewards for row in table([t for t in trials if t["reward"] == reward], before)
     ]  # fmt: skip
     curves = {
-        reward: {way: curve([t for t in trials if (t["reward"], t["way"]) == (reward, way)], before) for way in WAYS}
+        reward: {way: curve([t for t in trials if (t["reward"], t["way"]) == (reward, way)], before) for way in EQUAL}
         for reward in given.rewards
     }
     draw(curves, PICTURES / f"{name.replace('_', '-')}.png")
-    ways = [way for way in WAYS if way not in {t["way"] for t in trials}]
+    ways = [way for way in EQUAL if way not in {t["way"] for t in trials}]
     absent = f" Not run: {'; '.join(ways)}." if ways else ""
     write(
         name, command("alignprop_modes", [text for text in arguments if text != "--show"]), COLUMNS, rows,
@@ -78,6 +81,10 @@ def trial(way: str, reward: str, seed: int, *, model: str, steps: int, pictures:
     """Train once."""
     method = make((reward,), seed, settings(way, steps), pictures=pictures, model=model)
     rows = train(method)
+    if method.config.method.sampling_steps != steps:
+        trained = method
+        method = make((reward,), seed, {"sampling_steps": steps}, model=model)
+        method.load_state_dict(trained.state_dict())
     return {"way": way, "reward": reward, "seed": seed, "steps": rows, "after": measure(method)}
 
 
@@ -150,7 +157,7 @@ def _given(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rewards", nargs="+", default=list(REWARDS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--pictures", type=int, default=16)
-    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=EQUAL)
     parser.add_argument("--model", choices=list(SIDES), default="toys")
     parser.add_argument("--sampling-steps", type=int, default=SETTINGS["sampling_steps"])
     parser.add_argument("--name", default="", help="ending of the names of result and picture")

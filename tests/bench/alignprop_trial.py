@@ -39,6 +39,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "random-per-step (its code)": {"mode": "random-per-step"},
     "last-k, k = T (full graph)": {"mode": "last-k", "k": 5},
 }
+FEWER = "last-k, k = 1, trained in 5 steps"
+WAYS[FEWER] = {"mode": "last-k", "k": 1, "sampling_steps": 5}
+"""For pictures that are drawn, and measured, in more steps than these."""
 SIDES = {"toys": 128, "toys-dit": 256}
 
 
@@ -52,7 +55,7 @@ def said(model: str = "toys", steps: int = SETTINGS["sampling_steps"]) -> str:
 
 def settings(way: str, steps: int) -> dict[str, Any]:
     """Return the settings of a way at a number of sampling steps, T."""
-    return {**WAYS[way], "sampling_steps": steps, **({"k": steps} if "k = T" in way else {})}
+    return {"sampling_steps": steps, **WAYS[way], **({"k": steps} if "k = T" in way else {})}
 
 
 def make(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lrdiff.sla import BlockMap, route, sla_with_map
+from lrdiff.sla.mixing import START
 from tests.bench.result import write
 
 CPU_LENGTHS = (512, 1024, 2048, 4096, 8192)
@@ -78,14 +79,14 @@ def both(run: Callable[[], Tensor], leaves: list[Tensor]) -> Callable[[], Any]:
 
 
 def cpu(lengths: tuple[int, ...], repeats: int, sparsity: float) -> list[list[Any]]:
-    """Measure the crossover on this processor: one sample, two heads of 64 features, float32, routing included."""
+    """Measure the crossover on this processor: one sample, two heads of 64 features, float32, as models do it."""
     rows = []
-    proj = nn.Linear(64, 64)
+    proj, mix = nn.Linear(64, 64), torch.full((2,), START)
     for length in lengths:
         qkv = inputs(length, 2, 64, "cpu", torch.float32)
 
         def sla(qkv: list[Tensor] = qkv) -> Tensor:
-            return sla_with_map(*qkv, route(qkv[0], qkv[1], topk=1 - sparsity), proj=proj)[0]
+            return sla_with_map(*qkv, route(qkv[0], qkv[1], topk=1 - sparsity), proj=proj, mix=mix)[0]
 
         def dense(qkv: list[Tensor] = qkv) -> Tensor:
             return nn.functional.scaled_dot_product_attention(*qkv)
@@ -116,16 +117,17 @@ def variants(qkv: list[Tensor], block_map: BlockMap, topk: float) -> dict[str, C
     from lrdiff.sla import triton_ops
 
     q, k, v = qkv
-    proj = nn.Linear(q.shape[-1], q.shape[-1], device=q.device)
+    proj, mix = nn.Linear(q.shape[-1], q.shape[-1], device=q.device), torch.full((q.shape[1],), START, device=q.device)
     found: dict[str, Callable[[], Tensor]] = {f"dense {name}": pinned(kind, qkv) for name, kind in DENSE.items()}
     lists = (block_map.lists, block_map.counts, block_map.block_q, block_map.block_k)
     found["sparse part"] = lambda: triton_ops.sparse(q, k, v, *lists)[0]
     found["FlexAttention, same map"] = lambda: sla_with_map(q, k, v, block_map, backend="flex")[0]
     for scope in ("marginal", "noncritical", "all"):
         found[f"linear part, {scope}"] = lambda s=scope: triton_ops.linear_branch(q, k, v, block_map, s, "softmax")
-        found[f"whole, {scope}"] = lambda s=scope: sla_with_map(
-            q, k, v, route(q, k, topk=topk, skip=min(0.1, 1 - topk)), proj=proj, scope=s
-        )[0]
+        for name, own in (("whole", None), ("whole, mixed", mix)):
+            found[f"{name}, {scope}"] = lambda s=scope, own=own: sla_with_map(
+                q, k, v, route(q, k, topk=topk, skip=min(0.1, 1 - topk)), proj=proj, mix=own, scope=s
+            )[0]
     if importlib.util.find_spec("sparse_linear_attention") is not None:
         official = importlib.import_module("sparse_linear_attention").SparseLinearAttention
         module = official(head_dim=q.shape[-1], topk=topk, feature_map="softmax", BLKQ=128, BLKK=64).to(q.device)
@@ -183,7 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
     columns = ["tokens", "dense ms", "SLA ms", "times faster", "dense +grad ms", "SLA +grad ms", "times faster, +grad"]
     cuda = torch.cuda.is_available()
     note = (
-        f"B1 H2 D64 float32, {options.sparsity:.0%} sparse, routing included, processor time, medians of "
+        f"B1 H2 D64 float32, {options.sparsity:.0%} sparse, routing and mixing included, processor time, medians of "
         f"{options.repeats}. {'' if cuda else NOT_MEASURED}"
     ).strip()
     write("sla_attention_cpu", command, columns, rows, note)
