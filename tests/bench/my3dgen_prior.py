@@ -65,6 +65,7 @@ def main(arguments: list[str]) -> int:
     ]
     for row in rows:
         print(*(f"{cell:.4f}" if isinstance(cell, float) else cell for cell in row), sep="  ")
+    minutes = float(manifest.read(ASSETS)["heads"]["seconds"]) / 60
     manifest.set_quality(ASSETS, "heads", {"psnr_unseen": found["psnr_unseen"], "depth_unseen": found["depth_unseen"]})
     write(
         "my3dgen_prior",
@@ -72,7 +73,7 @@ def main(arguments: list[str]) -> int:
         ["unseen heads, known latents", "heads", "bar"],
         rows,
         f"{given.count} heads, one view of each, {generator.config.render.side} px, yaw to 1.2 and pitch to 0.4. "
-        "The shipped generator learned for 48 minutes of one core, so the bar is not met. Other programs ran.",
+        f"The shipped generator learned for {minutes:.0f} minutes of one core. Other programs ran.",
     )
     return 0
 
