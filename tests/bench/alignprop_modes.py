@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from tests.bench.alignprop_trial import (
     FEWER,
+    LR,
     REWARDS,
     SETTINGS,
     SIDES,
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
     given = _given(arguments)
     name = "alignprop_modes" + (f"_{given.name}" if given.name else "")
     folder = WORK / "modes" / given.name
-    setup = {"model": given.model, "steps": given.sampling_steps, "pictures": given.pictures}
+    setup: dict[str, Any] = {"model": given.model, "steps": given.sampling_steps, "pictures": given.pictures}
     trials: list[dict[str, Any]] = []
     before: dict[int, Any] = {}
     for seed in given.seeds:
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> int:
             for way in given.ways:
                 path = folder / f"{reward}-{way.split(' (')[0].replace(' ', '')}-{seed}.json"
                 if path.exists() or not given.show:
-                    trials.append(kept(path, lambda a=(way, reward, seed): trial(*a, **setup)))
+                    trials.append(kept(path, lambda a=(way, reward, seed): trial(*a, lr=given.lr, **setup)))
     rows = [
         row for reward in given.rewards for row in table([t for t in trials if t["reward"] == reward], before)
     ]  # fmt: skip
@@ -69,17 +70,19 @@ def main(arguments: list[str]) -> int:
     absent = f" Not run: {'; '.join(ways)}." if ways else ""
     write(
         name, command("alignprop_modes", [text for text in arguments if text != "--show"]), COLUMNS, rows,
-        f"{said(given.model, given.sampling_steps)}, {given.pictures} pictures in all, {len(trials)} trials. Held-out: "
-        "6 prompts, 2 pictures each, the same noise before and after; prompt match is the share of named attributes "
-        f"that probe-b reads right.{absent}",
+        f"{said(given.model, given.sampling_steps, given.lr)}, {given.pictures} pictures in all, {len(trials)} trials. "
+        "Held-out: 6 prompts, 2 pictures each, the same noise before and after; prompt match is the share of named "
+        f"attributes that probe-b reads right.{absent}",
         {"curves": curves},
     )  # fmt: skip
     return 0
 
 
-def trial(way: str, reward: str, seed: int, *, model: str, steps: int, pictures: int) -> dict[str, Any]:
+def trial(
+    way: str, reward: str, seed: int, *, model: str, steps: int, pictures: int, lr: float
+) -> dict[str, Any]:  # fmt: skip
     """Train once."""
-    method = make((reward,), seed, settings(way, steps), pictures=pictures, model=model)
+    method = make((reward,), seed, settings(way, steps), pictures=pictures, model=model, lr=lr)
     rows = train(method)
     if method.config.method.sampling_steps != steps:
         trained = method
@@ -108,7 +111,8 @@ def table(trials: list[dict[str, Any]], before: dict[int, Any]) -> list[list[Any
             len(same),
         ])  # fmt: skip
     for row in rows:
-        row[5] = rates[row[5]] / rates[PAPER] if PAPER in rates else None
+        # Shares of a loss would say the opposite of what they seem to.
+        row[5] = rates[row[5]] / rates[PAPER] if rates.get(PAPER, 0.0) > 0 else None
     return rows
 
 
@@ -160,6 +164,7 @@ def _given(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=EQUAL)
     parser.add_argument("--model", choices=list(SIDES), default="toys")
     parser.add_argument("--sampling-steps", type=int, default=SETTINGS["sampling_steps"])
+    parser.add_argument("--lr", type=float, default=LR)
     parser.add_argument("--name", default="", help="ending of the names of result and picture")
     parser.add_argument("--show", action="store_true", help="only write the table of the trials that are there")
     return parser.parse_args(arguments)

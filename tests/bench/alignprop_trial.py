@@ -45,11 +45,11 @@ WAYS[FEWER] = {"mode": "last-k", "k": 1, "sampling_steps": 5}
 SIDES = {"toys": 128, "toys-dit": 256}
 
 
-def said(model: str = "toys", steps: int = SETTINGS["sampling_steps"]) -> str:
+def said(model: str = "toys", steps: int = SETTINGS["sampling_steps"], lr: float = LR) -> str:
     """Return what trials have in common, in words."""
     return (
         f"{model} at {SIDES[model]} px in bf16, LoRA of rank 4 on attention, {steps} sampling steps, guidance 3, no "
-        f"recomputing, AdamW at {LR:g}, {BATCH} pictures a step"
+        f"recomputing, AdamW at {lr:g}, {BATCH} pictures a step"
     )
 
 
