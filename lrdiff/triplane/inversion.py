@@ -26,26 +26,24 @@ class InversionConfig:
 
     Attributes:
         steps: Optimizer steps, for all photos at once.
-        lr: Peak rate for latents, in deviations of w; 5 % of the steps warm up, the last quarter falls as a cosine.
+        lr: Peak rate for latents; 5 % of the steps warm up, the last quarter falls as a cosine.
         camera_lr: The same for yaw and pitch, in radians.
         extended: One w for each layer (W+) instead of one for all (W).
         cameras: "given" keeps the cameras, "refine" corrects them, "unknown" estimates them first.
-        prior: Weight of |u|^2 / w of latents mean + S u in the loss: what is far from all latents must explain much.
         noise: Deviation of the noise on latents at first, in deviations of w; it fades until 3/4 of the steps.
         side: Side at which pictures before super-resolution are compared, which is quicker; None compares the finished
             picture, and the one before super-resolution where there is one.
-        samples: Latents whose mean is the start, and whose covariance says how far w varies in which direction.
+        samples: Latents whose mean is the start.
         yaws: Range of the search for unknown cameras, in radians to both sides.
         pitches: The same up and down.
         seed: Of start and noise.
     """
 
     steps: int = 300
-    lr: float = 0.1
+    lr: float = 0.05
     camera_lr: float = 0.01
     extended: bool = False
     cameras: str = "unknown"
-    prior: float = 0.01
     noise: float = 0.05
     side: int | None = None
     samples: int = 2000
@@ -75,20 +73,15 @@ class Anchors:
     psnr: Tensor
 
 
-def mean_latent(generator: TriplaneGenerator, samples: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return how w is spread over random z under the frontal camera.
-
-    Returns:
-        The mean, [w], and a matrix S, [w, w], with S S^T the covariance: mean + S u with u ~ N(0, I) has the mean and
-        the covariance of w. Its columns are principal directions times their deviations, the smallest first.
-    """
+def mean_latent(generator: TriplaneGenerator, samples: int, seed: int) -> tuple[Tensor, float]:
+    """Return the mean w [w] over random z under the frontal camera, and the deviation around it."""
     z = torch.randn(samples, generator.config.z, generator=stream(seed, "mean latent"))
     device = next(generator.parameters()).device
     with torch.no_grad():
         camera = frontal(generator.config, samples).to(device) if generator.config.c else None
         ws = generator.mapping(z.to(device), camera)[:, 0]
-        variances, directions = torch.linalg.eigh(torch.cov(ws.T))
-    return ws.mean(0), directions * variances.clamp_min(0).sqrt()
+    mean = ws.mean(0)
+    return mean, float((ws - mean).square().sum(1).mean().sqrt()) / math.sqrt(ws.shape[1])
 
 
 def invert(
@@ -98,9 +91,7 @@ def invert(
     config: InversionConfig,
     report: Callable[[int, float], None] | None = None,
 ) -> Anchors:
-    """Search the anchors of all photos at once, as w = mean + S u over u (`mean_latent`). The generator is not changed.
-
-    Measured in deviations, a step goes far where latents differ much, and the prior keeps them where latents lie.
+    """Search the anchors of all photos at once. The generator is not changed.
 
     Args:
         generator: Any; gradients go through it to latents and cameras.
@@ -115,13 +106,13 @@ def invert(
     """
     _check(generator, photos, cameras, config)
     raw = _resized(photos, config.side or generator.config.render.side)
-    mean, spread = mean_latent(generator, config.samples, config.seed)
+    mean, deviation = mean_latent(generator, config.samples, config.seed)
     if config.cameras == "unknown" or cameras is None:
         cameras = estimate_cameras(generator, _resized(photos, generator.config.render.side), mean, config)
     layers = generator.config.latents if config.extended else 1
-    place = mean.new_zeros(len(photos), layers, len(mean)).requires_grad_(True)
+    ws = mean.expand(len(photos), layers, -1).clone().requires_grad_(True)
     angles = torch.zeros(len(photos), 2, device=photos.device, requires_grad=config.cameras != "given")
-    groups: list[dict[str, object]] = [{"params": [place], "lr": config.lr}]
+    groups: list[dict[str, object]] = [{"params": [ws], "lr": config.lr}]
     if angles.requires_grad:
         groups.append({"params": [angles], "lr": config.camera_lr})
     peaks = [config.lr, config.camera_lr]
@@ -129,22 +120,20 @@ def invert(
     for step in range(config.steps):
         for group, peak in zip(optimizer.param_groups, peaks, strict=False):
             group["lr"] = peak * _ramp(step / config.steps)
-        noise = torch.randn(place.shape, generator=stream(config.seed, "inversion", step)).to(place)
-        noisy = place + noise * config.noise * max(0.0, 1 - step / config.steps / 0.75) ** 2
-        ws = mean + noisy @ spread.T
-        loss = _distance(generator, ws, corrected(cameras, angles, generator), photos, raw, config.side).sum()
-        loss = loss + config.prior * place.square().mean((1, 2)).sum()
+        noise = torch.randn(ws.shape, generator=stream(config.seed, "inversion", step)).to(ws)
+        noisy = ws + noise * config.noise * deviation * max(0.0, 1 - step / config.steps / 0.75) ** 2
+        loss = _distance(generator, noisy, corrected(cameras, angles, generator), photos, raw, config.side).sum()
         optimizer.zero_grad()
-        (place.grad, *rest) = torch.autograd.grad(loss, [place, angles] if angles.requires_grad else [place])
+        (ws.grad, *rest) = torch.autograd.grad(loss, [ws, angles] if angles.requires_grad else [ws])
         if rest:
             angles.grad = rest[0]
         optimizer.step()
         if report is not None:
             report(step, float(loss.detach()) / len(photos))
     with torch.no_grad():
-        ws, found = mean + place @ spread.T, corrected(cameras, angles, generator)
+        found = corrected(cameras, angles, generator)
         image = generator.view(ws.expand(-1, generator.config.latents, -1), found).image
-    return Anchors(ws=ws, cameras=found, psnr=psnr(image, photos))
+    return Anchors(ws=ws.detach(), cameras=found, psnr=psnr(image, photos))
 
 
 @torch.no_grad()

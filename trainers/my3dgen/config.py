@@ -26,8 +26,8 @@ class My3DGenSettings(Settings):
     anchor_steps: PositiveInt = 120
     """Steps of the search for anchors, for all photos at once."""
 
-    anchor_lr: PositiveFloat = 0.1
-    """Peak rate of the anchors' latents, in deviations of latents."""
+    anchor_lr: PositiveFloat = 0.05
+    """Peak rate of the anchors' latents."""
 
     anchor_side: NonNegativeInt = 32
     """Side in pixels at which anchors are searched, without super-resolution; at most the generator's rendered side.

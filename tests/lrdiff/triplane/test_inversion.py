@@ -144,38 +144,3 @@ def test_pyramid_and_psnr_by_hand() -> None:
     one, other = torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.2)
     assert float(pyramid(one, other)) == pytest.approx(0.2)
     assert float(psnr(one, other)) == pytest.approx(20.0)  # 0.2 of a range of 2
-
-
-def test_the_spread_of_latents_is_their_covariance(generator: TriplaneGenerator) -> None:
-    mean, spread = mean_latent(generator, 2000, 0)
-    z = torch.randn(2000, SMALL.z, generator=torch.Generator().manual_seed(1))
-    ws = generator.mapping(z)[:, 0]
-    torch.testing.assert_close(mean, ws.mean(0), rtol=0.1, atol=0.1)
-    covariance = torch.cov(ws.T)
-    assert float((spread @ spread.T - covariance).norm() / covariance.norm()) < 0.2
-    lengths = spread.norm(dim=0)
-    assert bool((lengths.diff() >= 0).all()), "the smallest first"
-    towards = spread / lengths
-    torch.testing.assert_close(towards.T @ towards, torch.eye(len(mean)), rtol=0, atol=1e-3)
-
-
-def test_steps_are_measured_in_deviations_of_latents(generator: TriplaneGenerator) -> None:
-    """One step of Adam moves every direction by the learning rate, whatever its deviation."""
-    photos, cameras = shots(generator, [0.2], [0.0])
-    config = InversionConfig(steps=1, lr=0.1, cameras="given", noise=0.0)
-    mean, spread = mean_latent(generator, config.samples, 0)
-    found = invert(generator, photos, cameras, config)
-    place = torch.linalg.solve(spread.double(), (found.ws[0, 0] - mean).double())
-    moved = place.abs()
-    assert float(moved.max() / moved.min()) == pytest.approx(1.0, rel=0.05)
-
-
-def test_the_prior_keeps_latents_near(generator: TriplaneGenerator) -> None:
-    photos, cameras = shots(generator, [0.2], [0.0])
-    mean, spread = mean_latent(generator, 2000, 0)
-    far = []
-    for prior in (0.0, 0.01, 1.0):
-        found = invert(generator, photos, cameras, InversionConfig(steps=30, cameras="given", prior=prior))
-        place = torch.linalg.solve(spread.double(), (found.ws[0, 0] - mean).double())
-        far.append(float(place.square().mean()))
-    assert far[0] > far[1] > 4 * far[2], far
