@@ -21,7 +21,7 @@ from lrdiff.sla.blocks import CRITICAL, BlockMap
 from lrdiff.sla.router import block_means
 
 START = 0.5
-"""Share that a head starts with. On `toys-dit`, least squares gives 0.3 to 0.7 for most heads, more at lower sparsity."""
+"""Share that a head starts with. On `toys-dit` least squares gives 0.3 to 0.7 for most heads, more at low sparsity."""
 
 
 def left_out(q: Tensor, k: Tensor, block_map: BlockMap, scope: str) -> Tensor:
