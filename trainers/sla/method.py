@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from lrdiff.artifact import Artifact, Header
 from lrdiff.errors import ConfigError
 from lrdiff.inject import inject, tuner_layers
 from lrdiff.sla import saved
+from lrdiff.sla.blocks import SIZES
 from lrdiff.sla.models import full_attention, processors, put_in, set_settings
 from lrdiff.sla.settings import SlaSettings as Attention
 from trainers.config import RunConfig
@@ -22,6 +24,11 @@ from trainers.denoise.method import ADAPTER, Denoise
 from trainers.engine import Engine
 from trainers.method import Batch, Metrics, ParamGroup
 from trainers.sla.config import SlaSettings
+
+log = logging.getLogger(__name__)
+
+FEW = 32
+"""Blocks of keys in the longest sequence; with fewer the user is told."""
 
 
 class Sla(Denoise):
@@ -81,6 +88,13 @@ class Sla(Denoise):
                 f"{settings.block_k}, or so few that one block is all of method.topk={settings.topk:g}; choose smaller "
                 "blocks, or a model of more tokens"
             )
+        count = -(-max(tokens) // settings.block_k)
+        if settings.topk < 1.0 and count < FEW and settings.block_k > min(SIZES):
+            log.warning(
+                "%s tokens are %d blocks of method.block_k=%d: a choice among so few is coarse, and pictures may show "
+                "the blocks; smaller method.block_q and method.block_k lose less",
+                f"{max(tokens):,}", count, settings.block_k,
+            )  # fmt: skip
         lines = super()._describe_pictures()
         trained = sum(p.numel() for group in self.param_groups() for p in group.params)
         blocks = f"blocks of {settings.block_q} queries and {settings.block_k} keys"

@@ -259,6 +259,15 @@ def test_blocks_that_leave_nothing_sparse_are_refused(model: Path, images: Path,
     assert "64 tokens 75% sparse" in made.read()["preflight"][2]
 
 
+def test_few_large_blocks_are_told(model: Path, images: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for block, told in ((32, True), (16, False)):
+        caplog.clear()
+        method, _, _ = trainer(model, images, method__topk=0.5, method__block_k=block)
+        method(method.batch(0, stream(0, "batch")), stream(0, "forward"))
+        method.describe()
+        assert ("64 tokens are 2 blocks of method.block_k=32" in caplog.text) == told
+
+
 def test_the_header_says_what_the_function_is(model: Path, images: Path, tmp_path: Path) -> None:
     made = run(tmp_path / "run", model, images, method__scope="all", method__feature_map="elu")
     header = Artifact.load(made.artifact_path).header
