@@ -36,7 +36,7 @@ from lrdiff.triplane.personal import orbit
 from lrdiff.triplane.store import find, fingerprint, load
 from lrdiff.world.heads import LATENT, ONE_SIDED_MARKS
 from tests.bench.my3dgen_subjects import MARKS, PHOTOS, VIEWED, Subject, Truth, truth
-from tests.bench.result import write
+from tests.bench.result import command, write
 from trainers.config import PrecisionConfig
 from trainers.engine import Engine
 from trainers.loop import fit
@@ -95,6 +95,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--subjects", type=int, default=6)
     parser.add_argument("--minutes", type=float, default=60.0, help="begin no further part after these")
     parser.add_argument("--arms", type=int, default=len(ARMS), help="only the first so many")
+    parser.add_argument("--name", default="", help="ending of the result's name")
     parser.add_argument("--model", default="heads")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args(arguments)
@@ -111,7 +112,8 @@ def main(arguments: list[str]) -> int:
     if not complete:
         print("no subject is complete; run the command again")
         return 1
-    report([part for part in found if part["subject"] in complete], arms, plan, given.threads)
+    name = "my3dgen_evidence" + (f"_{given.name}" if given.name else "")
+    report([part for part in found if part["subject"] in complete], arms, plan, given.threads, name, arguments)
     return 0
 
 
@@ -261,7 +263,9 @@ def mark_recall(image: Tensor, marked: Tensor, plain: Tensor) -> list[float]:
     return [float(nearer[n][where[n]].float().mean()) for n in range(len(image)) if bool(where[n].any())]
 
 
-def report(parts: list[dict[str, Any]], arms: list[str], plan: Plan, threads: int) -> None:
+def report(
+    parts: list[dict[str, Any]], arms: list[str], plan: Plan, threads: int, called: str, arguments: list[str]
+) -> None:
     """Print and write the means over subjects, and what symmetry does to symmetric and to one-sided ones."""
     rows: list[list[Any]] = []
     for name, label in FIGURES.items():
@@ -284,8 +288,8 @@ def report(parts: list[dict[str, Any]], arms: list[str], plan: Plan, threads: in
             effect[kind] = {"subjects": len(pairs), "gain_db": statistics.fmean(pairs), "each": pairs}
     said = "; ".join(f"{kind}: {e['gain_db']:+.2f} dB on {e['subjects']}" for kind, e in effect.items())
     write(
-        "my3dgen_evidence",
-        f"python -m tests.bench.my3dgen_evidence --arms {len(arms)}",
+        called,
+        command("my3dgen_evidence", arguments),
         ["means", *arms],
         rows,
         f"Means over {len(subjects)} unseen subjects, one seed, each with a mark that the prior cannot draw; "

@@ -138,6 +138,7 @@ OWN: dict[str, dict[str, tuple[Any, str]]] = {
         "method.dropout": (0.5, "weights"),
     },
     "alignprop": {
+        "optim.clip": (1e-6, "weights"),  # gradients of a tiny model's reward are small
         "data.images": ("{other_images}", "invalid"),
         "data.prompt": ("a blue ball", "invalid"),
         "data.validation": ("{other_images}", "invalid"),
