@@ -289,7 +289,7 @@ def report(
     said = "; ".join(f"{kind}: {e['gain_db']:+.2f} dB on {e['subjects']}" for kind, e in effect.items())
     write(
         called,
-        command("my3dgen_evidence", arguments),
+        command("my3dgen_evidence", arguments, without="--minutes"),
         ["means", *arms],
         rows,
         f"Means over {len(subjects)} unseen subjects, one seed, each with a mark that the prior cannot draw; "
