@@ -90,7 +90,7 @@ WORTH = 0.03
 """Share of the time below which a difference is noise."""
 TWO_STEPS = "Times are taken from the second sampling step on: give at least 2 steps."
 NOT_COMPARED = "Not drawn. Please look at:"
-CROSSOVER = 1024, 2048
+CROSSOVER = 512, 1024
 """Tokens between which it overtakes full attention on a processor at 95 % sparsity: results/sla_attention_cpu.json."""
 SHORT = (
     "On a processor it overtakes full attention only somewhere between {low:,} and {high:,} tokens in a layer. Below "
