@@ -43,9 +43,7 @@ def tensors(
         lora: Name of a LoRA inside it that belongs to the fine-tune.
         weights: The model's own weights that were trained, by name.
     """
-    found: dict[str, Tensor] = {}
-    for name, processor in processors(model):
-        found |= {f"{PROCESSORS}{name}.{key}": value for key, value in _learned(processor)}
+    found = {PROCESSORS + key: value for key, value in _processors(model)}
     if lora is not None:
         found |= {LORA + key: value for key, value in state(model, lora).items()}
     found |= {WEIGHTS + key: value for key, value in (weights or {}).items()}
