@@ -16,8 +16,8 @@ from lrdiff.errors import ConfigError
 from lrdiff.rng import stream
 from lrdiff.triplane.cameras import look_at
 from lrdiff.triplane.generator import TriplaneGenerator
-from lrdiff.triplane.inversion import corrected
 from lrdiff.triplane.losses import reconstruction
+from lrdiff.triplane.poses import corrected
 
 BETA = 0.02
 """How far mixtures may leave the triangle between anchors."""

@@ -12,12 +12,15 @@ from torch.nn import functional
 
 from lrdiff.errors import ConfigError, ShapeError
 from lrdiff.rng import stream
-from lrdiff.triplane.cameras import camera_vector, frontal, look_at, split_camera
+from lrdiff.triplane.cameras import frontal
 from lrdiff.triplane.generator import TriplaneGenerator
 from lrdiff.triplane.losses import psnr, reconstruction
+from lrdiff.triplane.poses import corrected, estimate_cameras
 
-LIMITS = (0.2, 0.25)
-"""Widest yaw and pitch by which a camera is corrected, in radians."""
+OWN_RATE = 0.3
+"""Rate of what a photo has of its own, as a share of the rate of what all share."""
+TYPICAL = 0.01
+"""Weight of the squared distance of what all share from the mean latent, in deviations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +29,13 @@ class InversionConfig:
 
     Attributes:
         steps: Optimizer steps, for all photos at once.
-        lr: Peak rate for latents; 5 % of the steps warm up, the last quarter falls as a cosine.
+        lr: Peak rate of latents, in deviations; 5 % of the steps warm up, the last quarter falls as a cosine.
         camera_lr: The same for yaw and pitch, in radians.
+        together: How strongly the anchors are held to what they share, since all photos show one person: weight of
+            the mean squared deviation of each from it. 0 lets each photo be anybody.
         extended: One w for each layer (W+) instead of one for all (W).
         cameras: "given" keeps the cameras, "refine" corrects them, "unknown" estimates them first.
-        noise: Deviation of the noise on latents at first, in deviations of w; it fades until 3/4 of the steps.
+        noise: Noise on latents at first, in deviations; it fades until 3/4 of the steps.
         side: Side at which pictures before super-resolution are compared, which is quicker; None compares the finished
             picture, and the one before super-resolution where there is one.
         samples: Latents whose mean is the start.
@@ -40,8 +45,9 @@ class InversionConfig:
     """
 
     steps: int = 300
-    lr: float = 0.05
+    lr: float = 0.2
     camera_lr: float = 0.01
+    together: float = 3.0
     extended: bool = False
     cameras: str = "unknown"
     noise: float = 0.05
@@ -56,6 +62,8 @@ class InversionConfig:
             raise ConfigError(f"cameras: {self.cameras!r} is none of given, refine, unknown")
         if self.steps < 1 or self.samples < 2:
             raise ConfigError(f"steps {self.steps} must be 1 or more, samples {self.samples} 2 or more")
+        if self.together < 0:
+            raise ConfigError(f"together {self.together} must be 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +81,19 @@ class Anchors:
     psnr: Tensor
 
 
-def mean_latent(generator: TriplaneGenerator, samples: int, seed: int) -> tuple[Tensor, float]:
-    """Return the mean w [w] over random z under the frontal camera, and the deviation around it."""
+def latent_space(generator: TriplaneGenerator, samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the mean w [w] over random z under the frontal camera, and a root S [w, w] of the covariance, S S^T.
+
+    w = mean + S u with u ~ N(0, I) has the same mean and covariance, so the numbers of u are deviations, each as likely
+    as any other. Those of w are not: along their principal directions they differ by factors of 100 and more.
+    """
     z = torch.randn(samples, generator.config.z, generator=stream(seed, "mean latent"))
     device = next(generator.parameters()).device
     with torch.no_grad():
         camera = frontal(generator.config, samples).to(device) if generator.config.c else None
         ws = generator.mapping(z.to(device), camera)[:, 0]
-    mean = ws.mean(0)
-    return mean, float((ws - mean).square().sum(1).mean().sqrt()) / math.sqrt(ws.shape[1])
+    values, vectors = torch.linalg.eigh(torch.cov(ws.T))
+    return ws.mean(0), vectors * values.clamp_min(0).sqrt()
 
 
 def invert(
@@ -91,7 +103,14 @@ def invert(
     config: InversionConfig,
     report: Callable[[int, float], None] | None = None,
 ) -> Anchors:
-    """Search the anchors of all photos at once. The generator is not changed.
+    """Search the anchors of all photos of a person at once. The generator is not changed.
+
+        argmin over s, u_i, cameras of  sum_i d(G(w_i, camera_i), photo_i) + t |u_i|^2 / w + 0.01 |s|^2 / w
+        w_i = mean + S (s + u_i)
+
+    s is what all photos share, u_i what is a photo's own, t the setting `together`. Photos from one side alone do not
+    say how deep a head is, and a mark that the generator cannot draw pulls each photo towards another shape; together
+    they agree on one person.
 
     Args:
         generator: Any; gradients go through it to latents and cameras.
@@ -103,94 +122,39 @@ def invert(
     Raises:
         ShapeError: Photos have another side, or there are not as many cameras as photos.
         ConfigError: Cameras are to be kept or corrected and there are none.
+
+    Differs from the paper: photos are not inverted one by one, and latents are searched in deviations.
     """
     _check(generator, photos, cameras, config)
     raw = _resized(photos, config.side or generator.config.render.side)
-    mean, deviation = mean_latent(generator, config.samples, config.seed)
+    mean, root = latent_space(generator, config.samples, config.seed)
     if config.cameras == "unknown" or cameras is None:
-        cameras = estimate_cameras(generator, _resized(photos, generator.config.render.side), mean, config)
+        cameras = estimate_cameras(generator, raw, config.yaws, config.pitches, config.seed)
     layers = generator.config.latents if config.extended else 1
-    ws = mean.expand(len(photos), layers, -1).clone().requires_grad_(True)
+    shared = torch.zeros(1, layers, len(mean), device=photos.device, requires_grad=True)
+    own = torch.zeros(len(photos), layers, len(mean), device=photos.device, requires_grad=True)
     angles = torch.zeros(len(photos), 2, device=photos.device, requires_grad=config.cameras != "given")
-    groups: list[dict[str, object]] = [{"params": [ws], "lr": config.lr}]
-    if angles.requires_grad:
-        groups.append({"params": [angles], "lr": config.camera_lr})
-    peaks = [config.lr, config.camera_lr]
-    optimizer = torch.optim.Adam(groups)
+    moving = [shared, own, angles] if angles.requires_grad else [shared, own]
+    peaks = (config.lr, config.lr * OWN_RATE, config.camera_lr)[: len(moving)]
+    optimizer = torch.optim.Adam([{"params": [x], "lr": lr} for x, lr in zip(moving, peaks, strict=True)])
     for step in range(config.steps):
-        for group, peak in zip(optimizer.param_groups, peaks, strict=False):
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * _ramp(step / config.steps)
-        noise = torch.randn(ws.shape, generator=stream(config.seed, "inversion", step)).to(ws)
-        noisy = ws + noise * config.noise * deviation * max(0.0, 1 - step / config.steps / 0.75) ** 2
-        loss = _distance(generator, noisy, corrected(cameras, angles, generator), photos, raw, config.side).sum()
+        noise = torch.randn(own.shape, generator=stream(config.seed, "inversion", step)).to(own)
+        noise = noise * config.noise * max(0.0, 1 - step / config.steps / 0.75) ** 2
+        ws = mean + (shared + own + noise) @ root.T
+        loss = _distance(generator, ws, corrected(cameras, angles, generator), photos, raw, config.side).sum()
+        held = config.together * own.square().mean((1, 2)).sum() + TYPICAL * len(photos) * shared.square().mean()
         optimizer.zero_grad()
-        (ws.grad, *rest) = torch.autograd.grad(loss, [ws, angles] if angles.requires_grad else [ws])
-        if rest:
-            angles.grad = rest[0]
+        for value, slope in zip(moving, torch.autograd.grad(loss + held, moving), strict=True):
+            value.grad = slope
         optimizer.step()
         if report is not None:
             report(step, float(loss.detach()) / len(photos))
     with torch.no_grad():
-        found = corrected(cameras, angles, generator)
+        ws, found = mean + (shared + own) @ root.T, corrected(cameras, angles, generator)
         image = generator.view(ws.expand(-1, generator.config.latents, -1), found).image
     return Anchors(ws=ws.detach(), cameras=found, psnr=psnr(image, photos))
-
-
-@torch.no_grad()
-def estimate_cameras(generator: TriplaneGenerator, raw: Tensor, mean: Tensor, config: InversionConfig) -> Tensor:
-    """Return, for each photo, the camera of a grid from which the generator's mean head looks most like it.
-
-    Brightness and contrast are taken out first, since they say little about the pose.
-
-    Args:
-        generator: Its mean head is the template.
-        raw: [N, 3, s, s] at the rendered side.
-        mean: [w].
-        config: Range of the grid: 13 yaws and 5 pitches.
-    """
-    yaw, pitch = torch.meshgrid(
-        torch.linspace(-config.yaws, config.yaws, 13), torch.linspace(-config.pitches, config.pitches, 5), indexing="ij"
-    )
-    own = generator.config
-    grid = look_at(yaw.flatten(), pitch.flatten(), own.radius, own.focal, own.pivot).to(raw.device)
-    planes = generator.planes(mean[None])
-    side = own.render.side
-    seen = torch.cat([generator.render(planes, camera[None], side).colours[..., :3] for camera in grid])
-    templates = _standard(seen.transpose(1, 2).reshape(len(grid), 3, side, side))
-    distance = (_standard(raw)[:, None] - templates[None]).abs().mean((2, 3, 4))
-    return grid[distance.argmin(1)]
-
-
-def corrected(cameras: Tensor, angles: Tensor, generator: TriplaneGenerator) -> Tensor:
-    """Turn cameras around the generator's pivot by bounded yaw and pitch (differentiable).
-
-    Args:
-        cameras: [N, 25].
-        angles: [N, 2]; yaw is 0.2 tanh(a / 0.2), pitch 0.25 tanh(b / 0.25), in radians.
-        generator: Its pivot is the centre.
-    """
-    pose, inner = split_camera(cameras)
-    yaw, pitch = (limit * torch.tanh(angles[:, i] / limit) for i, limit in enumerate(LIMITS))
-    zero, one = torch.zeros_like(yaw), torch.ones_like(yaw)
-    cos, sin = yaw.cos(), yaw.sin()
-    turn = torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], 1).reshape(-1, 3, 3)
-    x, y, z = pose[:, :3, 0].unbind(1)
-    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).reshape(-1, 3, 3)
-    # Rodrigues' formula around the camera's own right; towards its down is negative.
-    tilt = torch.eye(3).to(pose) - pitch.sin()[:, None, None] * cross
-    tilt = tilt + (1 - pitch.cos())[:, None, None] * (cross @ cross)
-    whole = turn @ tilt
-    pivot = pose.new_tensor(generator.config.pivot)
-    position = pivot + (whole @ (pose[:, :3, 3] - pivot)[:, :, None])[:, :, 0]
-    rows = torch.cat([whole @ pose[:, :3, :3], position[:, :, None]], 2)
-    return camera_vector(torch.cat([rows, pose[:, 3:]], 1), inner)
-
-
-def yaw_pitch(cameras: Tensor, generator: TriplaneGenerator) -> Tensor:
-    """Return yaw and pitch [N, 2] of cameras around the generator's pivot, in radians."""
-    pose, _ = split_camera(cameras)
-    x, y, z = functional.normalize(pose[:, :3, 3] - pose.new_tensor(generator.config.pivot), dim=1).unbind(1)
-    return torch.stack([torch.atan2(x, z), torch.asin(y)], 1)
 
 
 def _check(generator: TriplaneGenerator, photos: Tensor, cameras: Tensor | None, config: InversionConfig) -> None:
@@ -219,11 +183,6 @@ def _resized(photos: Tensor, side: int) -> Tensor:
     if photos.shape[-1] == side:
         return photos
     return functional.interpolate(photos, (side, side), mode="bilinear", align_corners=False, antialias=True)
-
-
-def _standard(pictures: Tensor) -> Tensor:
-    mean = pictures.mean((1, 2, 3), keepdim=True)
-    return (pictures - mean) / (pictures.std((1, 2, 3), keepdim=True) + 1e-6)
 
 
 def _ramp(t: float) -> float:

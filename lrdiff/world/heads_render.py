@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,6 +58,11 @@ def places_of(yaw: Tensor, pitch: Tensor, points: Tensor) -> Tensor:
     return FOCAL * torch.cat([x, -y], -1) / (RADIUS - z)
 
 
+def eyes_at(yaw: Tensor, pitch: Tensor) -> Tensor:
+    """Return where the cameras of :func:`rays_through` are, [B, 3]."""
+    return RADIUS * _axes(yaw, pitch)[2]
+
+
 def _axes(yaw: Tensor, pitch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return right, up and back of cameras, unit, [B, 3] each."""
     back = torch.stack([yaw.sin() * pitch.cos(), pitch.sin(), yaw.cos() * pitch.cos()], 1)
@@ -71,47 +77,69 @@ def orbit_rays(yaw: Tensor, pitch: Tensor, side: int) -> tuple[Tensor, Tensor]:
     return rays_through(yaw, pitch, torch.stack([u, v], -1).reshape(1, -1, 2))
 
 
+class Seen(NamedTuple):
+    """What rays [B, N] see.
+
+    Attributes:
+        colour: [B, N, 3] in [0, 1], on white.
+        depth: [B, N], distance along the ray to the surface; 3.6 where there is none.
+        normal: [B, N, 3], unit; 0 where there is no surface.
+        hit: [B, N], whether there is one.
+        nearest: [B, N], distance along the ray to where it comes nearest to the surface: `depth`, if it hits.
+    """
+
+    colour: Tensor
+    depth: Tensor
+    normal: Tensor
+    hit: Tensor
+    nearest: Tensor
+
+
 @torch.no_grad()
-def trace(person: Heads, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Follow rays to the surface. Returns distances [B, N] and hits [B, N]; a miss ends at 3.6.
+def trace(person: Heads, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Follow rays to the surface.
 
     Rays that have arrived, or have left, are put aside: most arrive within ten steps.
+
+    Returns:
+        Distances [B, N], 3.6 for a miss; hits [B, N]; and distances to where rays came nearest, [B, N].
     """
     shape = directions.shape[:2]
     whose = torch.arange(shape[0], device=directions.device).repeat_interleave(shape[1])
     origins, directions = (x.expand(*shape, 3).reshape(-1, 1, 3) for x in (origins, directions))
     end = torch.full((len(whose), 1), NEAR, device=directions.device)
-    apart = torch.full_like(end, FAR)
+    apart, nearest = torch.full_like(end, FAR), end.clone()
     going = torch.arange(len(whose), device=directions.device)
     here, start, along, t = person.pick(whose), origins, directions, end.clone()
+    least, place = torch.full_like(end, FAR), end.clone()
     for number in range(STEPS + 1):
         gap = distance(here, start + t[..., None] * along)
+        nearer = gap.abs() < least
+        least, place = torch.where(nearer, gap.abs(), least), torch.where(nearer, t, place)
         if number % PUT_ASIDE == 0 or number == STEPS:
-            end[going], apart[going] = t, gap.abs()
+            end[going], apart[going], nearest[going] = t, gap.abs(), place
             staying = ((gap.abs() > ARRIVED) & (t < FAR))[:, 0]
-            going, t, gap = going[staying], t[staying], gap[staying]
+            going, t, gap, least, place = (x[staying] for x in (going, t, gap, least, place))
             if not len(going):
                 break
             here, start, along = here.pick(staying), start[staying], along[staying]
         t = (t + 0.85 * gap).clamp(NEAR, FAR)
     hit = ((apart < HIT) & (end < FAR)).reshape(shape)
-    return torch.where(hit, end.reshape(shape), FAR), hit
+    end, nearest = end.reshape(shape), nearest.reshape(shape)
+    return torch.where(hit, end, FAR), hit, torch.where(hit, end, nearest)
 
 
 @torch.no_grad()
-def look(person: Heads, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return what rays [B, N, 3] see: colours [B, N, 3] in [0, 1] on white, distances, normals and hits [B, N].
-
-    Where there is no surface, the normal is 0.
-    """
-    t, hit = trace(person, origins, directions)
+def look(person: Heads, origins: Tensor, directions: Tensor) -> Seen:
+    """Return what rays [B, N, 3] see."""
+    t, hit, nearest = trace(person, origins, directions)
     origins, directions = origins.expand(*hit.shape, 3), directions.expand(*hit.shape, 3)
     seen, towards = person.pick(hit.nonzero()[:, 0]), directions[hit][:, None]
     points = origins[hit][:, None] + t[hit][:, None, None] * towards
     slope = normals(seen, points)
     colour, normal = torch.ones_like(directions).contiguous(), torch.zeros_like(directions).contiguous()
     colour[hit], normal[hit] = shaded(seen, points, slope, -towards)[:, 0], slope[:, 0]
-    return colour, t, normal, hit
+    return Seen(colour, t, normal, hit, nearest)
 
 
 @torch.no_grad()
@@ -131,14 +159,17 @@ def render(person: Heads, origins: Tensor, directions: Tensor, smooth: int = 1) 
     side = round(directions.shape[1] ** 0.5)
     if side * side != directions.shape[1] or side % smooth:
         raise ShapeError(f"{directions.shape[1]} rays are no square of {smooth} rays a pixel side; give side^2 rays")
-    colour, t, normal, hit = look(person, origins, directions)
+    seen = look(person, origins, directions)
 
     def picture(values: Tensor) -> Tensor:
         return values.transpose(1, 2).reshape(len(values), -1, side, side)
 
-    image = torch.nn.functional.avg_pool2d(picture(colour), smooth)
+    image = torch.nn.functional.avg_pool2d(picture(seen.colour), smooth)
     first = (smooth - 1) // 2
-    exact = [picture(v)[:, :, first::smooth, first::smooth] for v in (t[..., None], normal, hit[..., None])]
+    exact = [
+        picture(v)[:, :, first::smooth, first::smooth]
+        for v in (seen.depth[..., None], seen.normal, seen.hit[..., None])
+    ]
     return HeadView(image * 2 - 1, exact[0], exact[1], exact[2].float())
 
 

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from lrdiff.world.heads import Heads
+
+NECK, NECK_Z = 0.115, -0.06
+"""Radius of the neck, and where its axis lies."""
+
+
+class Solid(NamedTuple):
+    """An ellipsoid.
+
+    Attributes:
+        centre: [B, 1, 3].
+        radii: Half axes, [B, 1, 3].
+    """
+
+    centre: Tensor
+    radii: Tensor
 
 
 def ellipsoid(x: Tensor, centre: Tensor, radii: Tensor) -> Tensor:
@@ -27,15 +44,38 @@ def _at(*parts: Tensor | float, like: Tensor) -> Tensor:
     return torch.stack(full, -1)
 
 
+def skull(person: Heads) -> Solid:
+    """Return the bare skull."""
+    return Solid(_at(0.0, 0.06, 0.0, like=person.jaw_width), person.skull)
+
+
+def jaw(person: Heads) -> Solid:
+    """Return the jaw, which reaches up into the skull."""
+    like, depth = person.jaw_width, 0.75 * person.skull[..., 2]
+    radii = _at(person.jaw_width, person.jaw_length + 0.06, depth, like=like)
+    return Solid(_at(0.0, -0.10 - person.jaw_length / 2, 0.06, like=like), radii)
+
+
+def ear(person: Heads) -> Solid:
+    """Return the ear at x > 0."""
+    like = person.ear
+    centre = _at(person.skull[..., 0], 0.0, -0.02, like=like)
+    return Solid(centre, _at(0.5 * person.ear, person.ear, 0.6 * person.ear, like=like))
+
+
+def hair(person: Heads) -> Solid:
+    """Return the hair, before it is cut at its line."""
+    volume = 0.035 + 0.12 * (0.28 - person.hairline)
+    return Solid(_at(0.0, 0.075, -0.02, like=person.hairline), person.skull + volume[..., None])
+
+
 def skin_distance(person: Heads, points: Tensor) -> Tensor:
     """Return distances to the bare head, [B, N, 3] -> [B, N]: skull, jaw, cheeks, nose, lips, sockets, ears, neck."""
     like = person.jaw_width
     w, d = person.skull[..., 0], person.skull[..., 2]
     x, y, z = points.unbind(-1)
     half = torch.stack([x.abs(), y, z], -1)
-    head = ellipsoid(points, _at(0.0, 0.06, 0.0, like=like), person.skull)
-    jaw = _at(person.jaw_width, person.jaw_length + 0.06, 0.75 * d, like=like)
-    head = smooth_min(head, ellipsoid(points, _at(0.0, -0.10 - person.jaw_length / 2, 0.06, like=like), jaw), 0.08)
+    head = smooth_min(ellipsoid(points, *skull(person)), ellipsoid(points, *jaw(person)), 0.08)
     socket = ellipsoid(half, _at(person.eye_x, 0.05, d * 1.02, like=like), _at(0.06, 0.045, 0.05, like=like))
     head = -smooth_min(-head, socket, 0.06)
     # Of the eyeballs, only a cap stands out.
@@ -52,18 +92,15 @@ def skin_distance(person: Heads, points: Tensor) -> Tensor:
     head = smooth_min(head, ellipsoid(half, wing, tip), 0.03)
     lips = _at(0.8 * person.mouth, 0.03, 0.035, like=like)
     head = smooth_min(head, ellipsoid(points, _at(0.0, -0.17, 0.06 + 0.70 * d, like=like), lips), 0.05)
-    ear = _at(0.5 * person.ear, person.ear, 0.6 * person.ear, like=like)
-    head = torch.minimum(head, ellipsoid(half, _at(w, 0.0, -0.02, like=like), ear))
-    neck = torch.maximum(torch.hypot(x, z + 0.06) - 0.115, y + 0.05)
+    head = torch.minimum(head, ellipsoid(half, *ear(person)))
+    neck = torch.maximum(torch.hypot(x, z - NECK_Z) - NECK, y + 0.05)
     return smooth_min(head, neck, 0.05)
 
 
 def hair_distance(person: Heads, points: Tensor) -> Tensor:
     """Return distances to the hair: a thicker skull, above a line that falls towards the neck. [B, N, 3] -> [B, N]."""
     x, y, z = points.unbind(-1)
-    like = person.hairline
-    volume = 0.035 + 0.12 * (0.28 - person.hairline)
-    whole = ellipsoid(points, _at(0.0, 0.075, -0.02, like=like), person.skull + volume[..., None])
+    whole = ellipsoid(points, *hair(person))
     line = person.hairline + 0.03 - 0.95 * (0.14 - z).clamp(0, 0.38) - 0.012 * torch.cos(28 * x)
     return -smooth_min(-whole, y - line, 0.06)
 

@@ -226,6 +226,7 @@ OWN: dict[str, dict[str, tuple[Any, str]]] = {
         "method.space": ("w+", "shapes"),
         "method.anchor_steps": (3, "weights"),
         "method.anchor_lr": (0.01, "weights"),
+        "method.together": (0.0, "weights"),
         "method.anchor_side": (8, "weights"),
         "method.patch": (8, "weights"),
         "method.r": (2, "shapes"),

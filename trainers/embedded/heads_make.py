@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lrdiff.triplane.hull import directions
-from lrdiff.triplane.inversion import mean_latent
+from lrdiff.triplane.inversion import latent_space
 from lrdiff.triplane.store import save, save_directions
 from lrdiff.world.heads import heads
 from trainers.embedded.export import load_trained, replacing_folder
@@ -38,7 +38,7 @@ def export_heads(run_path: Path, out: Path) -> int:
     with torch.no_grad():
         step = load_trained(method, run)
         generator = method.generator.eval()
-        mean, _ = mean_latent(generator, MEAN_OF, 0)
+        mean, _ = latent_space(generator, MEAN_OF, 0)
         generator.backbone.mapping.get_buffer("w_avg").copy_(mean)
     with replacing_folder(out) as folder:
         save(generator, folder, {"made": "regression on procedural heads with known latents", "steps": step})

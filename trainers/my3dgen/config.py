@@ -26,8 +26,12 @@ class My3DGenSettings(Settings):
     anchor_steps: PositiveInt = 120
     """Steps of the search for anchors, for all photos at once."""
 
-    anchor_lr: PositiveFloat = 0.05
-    """Peak rate of the anchors' latents."""
+    anchor_lr: PositiveFloat = 0.2
+    """Peak rate of the anchors' latents, in deviations."""
+
+    together: NonNegativeFloat = 3.0
+    """How strongly the anchors are held to what they share, since all photos show one person. 0 lets each photo be
+    anybody."""
 
     anchor_side: NonNegativeInt = 32
     """Side in pixels at which anchors are searched, without super-resolution; at most the generator's rendered side.

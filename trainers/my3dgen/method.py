@@ -48,7 +48,7 @@ class My3DGen(Method[My3DGenRun]):
 
     Differs from the paper: a pyramid takes the place of LPIPS, unless the user gives its weights; each step looks at a
     part of the photos; the symmetry compares pixels where they can agree, unless identity features are asked for; all
-    anchors are searched together, by pixels.
+    anchors are searched together, by pixels, as states of one person.
     """
 
     def __init__(self, config: My3DGenRun, name: str, engine: Engine, anchors: Anchors | None = None) -> None:
@@ -113,6 +113,7 @@ class My3DGen(Method[My3DGenRun]):
         search = InversionConfig(
             steps=settings.anchor_steps,
             lr=settings.anchor_lr,
+            together=settings.together,
             extended=settings.space == "w+",
             cameras=kind,
             side=side,

@@ -13,7 +13,9 @@ from lrdiff.rng import stream
 from lrdiff.triplane.generator import TriplaneGenerator
 from lrdiff.triplane.store import load, load_directions
 from lrdiff.world.heads import heads
-from lrdiff.world.heads_render import look, orbit, orbit_rays, places_of, rays_through
+from lrdiff.world.heads_outline import outline, tangent
+from lrdiff.world.heads_render import eyes_at, look, orbit, orbit_rays, places_of, rays_through
+from lrdiff.world.heads_shape import distance, ear, hair, jaw, skull
 from tests.trainers.embedded.conftest import TINY_HEADS, micro_budget
 from trainers.config import OptimConfig, PrecisionConfig
 from trainers.embedded import manifest
@@ -40,7 +42,7 @@ def test_the_shipped_sizes_fit_into_16_mb(budget: str) -> None:
 def test_targets_are_what_the_world_shows() -> None:
     trainer = TrainHeads(TINY)
     batch = trainer.batch(0, stream(0, "batch", 0))
-    colour, depth, _, hit = look(heads(batch["z"]), batch["origins"], batch["directions"])
+    colour, depth, _, hit, _ = look(heads(batch["z"]), batch["origins"], batch["directions"])
     assert torch.equal(colour, batch["colour"])
     assert torch.equal(depth, batch["depth"])
     assert 0.1 < float(hit.float().mean()) < 0.9
@@ -78,12 +80,50 @@ def test_patches_are_pixels_of_the_picture_and_of_one_of_twice_the_side() -> Non
 
 def test_samples_of_a_ray_surround_the_known_surface() -> None:
     trainer = TrainHeads(TINY)
-    surface, hit = torch.full((1, 2), 2.6), torch.tensor([[True, False]])
-    depths = trainer._depths(surface, hit, stream(0, "depths"))
+    depths = trainer._depths(torch.full((1, 2), 2.6), stream(0, "depths"))
     assert depths.shape == (1, 2, TINY.around + TINY.between)
     assert bool((depths.diff(dim=-1) >= 0).all())
-    near = ((depths - 2.6).abs() <= TINY.width).sum(-1)
-    assert int(near[0, 0]) >= TINY.around > int(near[0, 1]) + 2
+    assert int(((depths - 2.6).abs() <= TINY.width).sum(-1).min()) >= TINY.around
+
+
+def test_rays_that_miss_know_where_they_came_nearest() -> None:
+    person = heads(torch.randn(3, 24, generator=stream(4, "z")))
+    yaw = torch.tensor([0.0, 0.7, -1.0])
+    origins, directions = orbit_rays(yaw, 0.1 * yaw, 24)
+    seen = look(person, origins, directions)
+    assert torch.equal(seen.nearest[seen.hit], seen.depth[seen.hit])
+    missed = ~seen.hit
+    along = torch.linspace(2.0, 3.6, 400)
+    points = origins[:, :, None] + along[:, None] * directions[:, :, None]
+    least = distance(person, points.flatten(1, 2)).reshape(*seen.hit.shape, -1).min(-1).values
+    there = distance(person, origins + seen.nearest[..., None] * directions)
+    close = missed & (least < 0.05)
+    assert int(close.sum()) > 20, "some rays pass close by"
+    assert float((there - least)[close].max()) < 0.01
+
+
+@pytest.mark.parametrize("yaw", [0.0, 0.8, -1.1])
+def test_outline_rays_pass_close_by(yaw: float) -> None:
+    person = heads(torch.randn(4, 24, generator=stream(5, "z")))
+    turns, level = torch.full((4,), yaw), torch.full((4,), 0.1)
+    points = outline(person, eyes_at(turns, level), 200, stream(0, "outline"))
+    assert points.shape == (4, 200, 3)
+    rays = rays_through(turns, level, places_of(turns, level, points))
+    seen = look(person, *rays)
+    assert 0.1 < float(seen.hit.float().mean()) < 0.95, "they lie on both sides of the silhouette"
+    gap = distance(person, rays[0] + seen.nearest[..., None] * rays[1])[~seen.hit]
+    assert float((gap < 0.05).float().mean()) > 0.7, "rays that miss pass close by"
+
+
+def test_tangent_points_lie_on_the_solid_and_rays_touch_it_there() -> None:
+    person = heads(torch.randn(2, 24, generator=stream(6, "z")))
+    eye = eyes_at(torch.tensor([0.3, -0.9]), torch.tensor([0.1, 0.2]))
+    for solid in (skull(person), jaw(person), ear(person), hair(person)):
+        points = tangent(solid, eye, torch.linspace(0, 6, 16).expand(2, -1))
+        place = (points - solid.centre) / solid.radii
+        torch.testing.assert_close(place.norm(dim=-1), torch.ones(2, 16))
+        ray = (points - eye[:, None]) / solid.radii
+        assert float((place * ray).sum(-1).abs().max()) < 1e-4, "the ray lies in the tangent plane"
 
 
 def test_it_learns_and_gradients_reach_every_parameter() -> None:
@@ -137,7 +177,7 @@ def test_the_renderer_shows_the_same_through_single_rays_and_pictures() -> None:
     person = heads(torch.randn(1, 24, generator=stream(2, "z")))
     yaw = torch.tensor([0.4])
     whole = orbit(person, yaw, yaw, 8, 1)
-    colour, depth, _, hit = look(person, *orbit_rays(yaw, yaw, 8))
+    colour, depth, _, hit, _ = look(person, *orbit_rays(yaw, yaw, 8))
     torch.testing.assert_close(whole.image, (2 * colour - 1).transpose(1, 2).reshape(1, 3, 8, 8))
     assert torch.equal(whole.depth.flatten(1), depth)
     assert torch.equal(whole.mask.flatten(1) > 0, hit)

@@ -98,6 +98,7 @@ def test_equal_settings_give_equal_runs_and_the_seed_changes_them(studio: Studio
         {"method__r": 2}, {"method__alpha": 4.0}, {"method__form": "plain"}, {"method__styles": False},
         {"method__extras": False}, {"method__full": True},
         {"method__space": "w+"}, {"method__anchor_steps": 5}, {"method__anchor_lr": 0.01},
+        {"method__together": 0.0},
         {"method__anchor_side": 8}, {"method__patch": 8},
         {"method__symmetry": 0.5},
         {"method__symmetry": 0.5, "method__symmetry_form": "identity"}, {"method__identity": 0.5},
