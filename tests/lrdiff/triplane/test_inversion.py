@@ -13,6 +13,9 @@ from lrdiff.triplane.generator import TriplaneGenerator
 from lrdiff.triplane.inversion import InversionConfig, invert, latent_space
 from lrdiff.triplane.losses import identity_symmetry, pixel_symmetry, psnr, pyramid
 from lrdiff.triplane.poses import corrected, estimate_cameras, yaw_pitch
+from lrdiff.triplane.store import find, load
+from lrdiff.world.heads import heads
+from lrdiff.world.heads_render import orbit
 from tests.lrdiff.triplane.tiny import MINI, tiny
 
 SMALL = dataclasses.replace(
@@ -109,17 +112,15 @@ def test_the_latent_space_has_the_covariance_of_w(generator: TriplaneGenerator) 
     assert float((root @ root.T - wanted).norm() / wanted.norm()) < 0.15
 
 
-def test_cameras_are_read_off_pictures_of_heads_that_the_generator_draws(generator: TriplaneGenerator) -> None:
-    angles = (torch.rand(40, 2, generator=torch.Generator().manual_seed(3)) * 2 - 1) * torch.tensor([1.0, 0.3])
-    cameras = look_at(angles[:, 0], angles[:, 1], SMALL.radius, SMALL.focal)
-    z = torch.randn(40, 24, generator=torch.Generator().manual_seed(4))
-    photos = generator.view(generator.mapping(z), cameras).image
-    found = yaw_pitch(estimate_cameras(generator, photos, 1.1, 0.35, 0), generator)
+def test_cameras_of_heads_that_were_never_seen_are_read_off_the_shipped_generators_own() -> None:
+    shipped = load(find("heads")).requires_grad_(False)
+    angles = (torch.rand(12, 2, generator=torch.Generator().manual_seed(3)) * 2 - 1) * torch.tensor([1.0, 0.3])
+    people = heads(torch.randn(12, 24, generator=torch.Generator().manual_seed(4))).marked(glasses=True)
+    photos = orbit(people, angles[:, 0], angles[:, 1], 24).image
+    found = yaw_pitch(estimate_cameras(shipped, photos, 1.1, 0.35, 0), shipped)
     error = (found - angles).abs().mean(0)
-    guess = angles.abs().mean(0)
-    assert float(error[0]) < 0.5 * float(guess[0]), (error, guess)
-    again = yaw_pitch(estimate_cameras(generator, 0.5 * photos - 0.2, 1.1, 0.35, 0), generator)
-    torch.testing.assert_close(again, found, atol=1e-3, rtol=0, msg="brightness and contrast say nothing")
+    assert float(error[0]) < 0.12, error
+    assert float(error[1]) < 0.1, error
 
 
 def test_corrections_turn_around_the_pivot(generator: TriplaneGenerator) -> None:
