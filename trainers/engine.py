@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import sys
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 
 from lrdiff.errors import BackendError
 from trainers.config import PrecisionConfig
+
+log = logging.getLogger(__name__)
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 """What a launcher tells each of the processes that it starts together."""
@@ -47,6 +50,11 @@ class Engine:
         use_cpu = precision.device == "cpu" or not cuda
         if precision.dtype == "bf16" and not use_cpu and not torch.cuda.is_bf16_supported():
             raise BackendError("precision.dtype is bf16, but this GPU cannot compute in bf16; use fp32")
+        if precision.dtype == "bf16" and use_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            log.warning(
+                "precision.dtype is bf16, which this processor has no instructions for: steps take several times as "
+                "long as in fp32"
+            )
         self.dtype = DTYPES[precision.dtype]
         # accelerate keeps its first choice for the whole process; a later run in it may need another one.
         AcceleratorState._reset_state(reset_partial_state=True)

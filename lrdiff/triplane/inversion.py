@@ -17,6 +17,10 @@ from lrdiff.triplane.generator import TriplaneGenerator
 from lrdiff.triplane.losses import psnr, reconstruction
 from lrdiff.triplane.poses import corrected, estimate_cameras
 
+CENTRE = (18, 21)
+"""Where a camera says which column and row its axis meets, in picture sides."""
+POSE_SIDE = 32
+"""Side of the pictures from which unknown cameras are estimated."""
 OWN_RATE = 0.3
 """Rate of what a photo has of its own, as a share of the rate of what all share."""
 TYPICAL = 0.01
@@ -36,8 +40,9 @@ class InversionConfig:
         extended: One w for each layer (W+) instead of one for all (W).
         cameras: "given" keeps the cameras, "refine" corrects them, "unknown" estimates them first.
         noise: Noise on latents at first, in deviations; it fades until 3/4 of the steps.
-        side: Side at which pictures before super-resolution are compared, which is quicker; None compares the finished
-            picture, and the one before super-resolution where there is one.
+        side: Pixels in a row that each step compares, before super-resolution: every second, say, of the rendered side,
+            beginning at another one every time. None compares the whole finished picture, and the one before
+            super-resolution where there is one, which takes several times as long.
         samples: Latents whose mean is the start.
         yaws: Range of the search for unknown cameras, in radians to both sides.
         pitches: The same up and down.
@@ -126,10 +131,11 @@ def invert(
     Differs from the paper: photos are not inverted one by one, and latents are searched in deviations.
     """
     _check(generator, photos, cameras, config)
-    raw = _resized(photos, config.side or generator.config.render.side)
+    raw = _resized(photos, generator.config.render.side)
     mean, root = latent_space(generator, config.samples, config.seed)
     if config.cameras == "unknown" or cameras is None:
-        cameras = estimate_cameras(generator, raw, config.yaws, config.pitches, config.seed)
+        small = _resized(photos, min(POSE_SIDE, generator.config.render.side))
+        cameras = estimate_cameras(generator, small, config.yaws, config.pitches, config.seed)
     layers = generator.config.latents if config.extended else 1
     shared = torch.zeros(1, layers, len(mean), device=photos.device, requires_grad=True)
     own = torch.zeros(len(photos), layers, len(mean), device=photos.device, requires_grad=True)
@@ -140,10 +146,15 @@ def invert(
     for step in range(config.steps):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * _ramp(step / config.steps)
-        noise = torch.randn(own.shape, generator=stream(config.seed, "inversion", step)).to(own)
+        rng = stream(config.seed, "inversion", step)
+        noise = torch.randn(own.shape, generator=rng).to(own)
         noise = noise * config.noise * max(0.0, 1 - step / config.steps / 0.75) ** 2
         ws = mean + (shared + own + noise) @ root.T
-        loss = _distance(generator, ws, corrected(cameras, angles, generator), photos, raw, config.side).sum()
+        turned = corrected(cameras, angles, generator)
+        if config.side is None:
+            loss = _finished(generator, ws, turned, photos, raw).sum()
+        else:
+            loss = _grid(generator, ws, turned, raw, config.side, rng).sum()
         held = config.together * own.square().mean((1, 2)).sum() + TYPICAL * len(photos) * shared.square().mean()
         optimizer.zero_grad()
         for value, slope in zip(moving, torch.autograd.grad(loss + held, moving), strict=True):
@@ -161,22 +172,50 @@ def _check(generator: TriplaneGenerator, photos: Tensor, cameras: Tensor | None,
     side = generator.config.side
     if photos.ndim != 4 or photos.shape[1:] != (3, side, side) or not len(photos):
         raise ShapeError(f"photos have shape {tuple(photos.shape)}; this generator takes [N, 3, {side}, {side}]")
+    if config.side is not None and generator.config.render.side % config.side:
+        raise ConfigError(
+            f"side {config.side} does not divide the rendered side {generator.config.render.side}; give one that does"
+        )
     if cameras is None and config.cameras != "unknown":
         raise ConfigError(f"cameras are to be taken as {config.cameras}, and there are none; give a camera file")
     if cameras is not None and len(cameras) != len(photos):
         raise ShapeError(f"{len(cameras)} cameras for {len(photos)} photos; give one for each")
 
 
-def _distance(
-    generator: TriplaneGenerator, ws: Tensor, cameras: Tensor, photos: Tensor, raw: Tensor, side: int | None
-) -> Tensor:
-    ws = ws.expand(-1, generator.config.latents, -1)
-    if side is not None:
-        colours = generator.render(generator.planes(ws), cameras, side).colours[..., :3]
-        return reconstruction(colours.transpose(1, 2).reshape(len(ws), 3, side, side), raw)
-    seen = generator.view(ws, cameras)
+def _finished(generator: TriplaneGenerator, ws: Tensor, cameras: Tensor, photos: Tensor, raw: Tensor) -> Tensor:
+    """Return the distance of finished pictures, and of those before super-resolution where there is one, [N]."""
+    seen = generator.view(ws.expand(-1, generator.config.latents, -1), cameras)
     found = reconstruction(seen.image, photos)
     return found + reconstruction(seen.raw, raw) if generator.config.superres is not None else found
+
+
+def _grid(
+    generator: TriplaneGenerator, ws: Tensor, cameras: Tensor, raw: Tensor, side: int, rng: torch.Generator
+) -> Tensor:
+    """Return the distance before super-resolution on a grid of side^2 pixels of each photo, [N]."""
+    cameras, wanted = every_other(cameras, raw, side, rng)
+    colours = generator.render(generator.planes(ws.expand(-1, generator.config.latents, -1)), cameras, side).colours
+    return reconstruction(colours[..., :3].transpose(1, 2).reshape(wanted.shape), wanted)
+
+
+def every_other(cameras: Tensor, raw: Tensor, side: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Take every k-th pixel of pictures in both directions, from a first one at random, k = their side / `side`.
+
+    Args:
+        cameras: [N, 25], of the whole pictures.
+        raw: [N, 3, k side, k side].
+        side: Pixels taken in a row.
+        rng: On the CPU, of the first pixels.
+
+    Returns:
+        Cameras [N, 25] whose pixels at `side` are the ones taken, and these, [N, 3, side, side].
+    """
+    count, step = len(raw), raw.shape[-1] // side
+    first = torch.randint(0, step, (count, 2), generator=rng)
+    cells = raw.reshape(count, 3, side, step, side, step).permute(0, 3, 5, 1, 2, 4)
+    shift = torch.zeros(count, 25)
+    shift[:, CENTRE] = ((first + 0.5) / step - 0.5) / side
+    return cameras - shift.to(cameras), cells[torch.arange(count), first[:, 1], first[:, 0]]
 
 
 def _resized(photos: Tensor, side: int) -> Tensor:

@@ -60,6 +60,7 @@ def main(arguments: list[str]) -> int:
         [f"PSNR at 128 px of {COLUMNS} of them, dB", finished, ""],
         ["depth error, of a head 0.9 high", found["depth_unseen"], ""],
         ["silhouette, mean absolute error", found["mask_unseen"], ""],
+        ["specks: pixels beside the head that are not empty, %", 100 * found["specks_unseen"], ""],
         ["normals, median angle in degrees", turned, ""],
         ["processor seconds per picture", seconds, ""],
     ]

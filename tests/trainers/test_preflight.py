@@ -10,6 +10,7 @@ import torch
 from lrdiff.errors import BackendError
 from tests.trainers.conftest import save_pictures
 from tests.trainers.test_run import STEPS, settings
+from trainers.config import PrecisionConfig
 from trainers.engine import Engine
 from trainers.preflight import preflight
 from trainers.run import build, execute, read_config
@@ -77,6 +78,13 @@ def test_a_rate_for_small_models_is_told_on_a_large_one(
     engine = Engine(config.precision)
     preflight(build("tensor-lora", config, engine), config, engine, tmp_path)
     assert ("1e-4 to 5e-4 is usual" in caplog.text) == warned
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_bf16_in_software_is_told(dtype: str, caplog: pytest.LogCaptureFixture) -> None:
+    Engine(PrecisionConfig.model_validate({"device": "cpu", "dtype": dtype}))
+    slow = dtype == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert ("no instructions for" in caplog.text) == slow
 
 
 def test_a_gpu_that_is_absent_is_refused(tiny_model: Path, pictures: Path, tmp_path: Path) -> None:

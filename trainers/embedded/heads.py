@@ -16,6 +16,7 @@ import torch
 from annotated_types import Ge, Le
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
+from torch.nn import functional
 
 from lrdiff.errors import RunError
 from lrdiff.rng import stream
@@ -28,6 +29,7 @@ from lrdiff.triplane.volume import march, stratified
 from lrdiff.world.heads import LATENT, Heads, heads
 from lrdiff.world.heads_outline import outline
 from lrdiff.world.heads_render import FOCAL, RADIUS, HeadView, eyes_at, look, orbit, places_of, rays_through
+from lrdiff.world.heads_shape import distance
 from trainers.config import Settings
 from trainers.embedded.export import load_trained
 from trainers.method import Batch, Method, Metrics, ParamGroup
@@ -42,6 +44,10 @@ SHELL = (-0.008, 0.022)
 """Where colours count as the surface's, along the ray from it, in world units."""
 BESIDE = 0.012
 """Deviation of what rays at outlines aim at, in world units; a pixel of a picture of 64 is 0.016 wide."""
+CLEAR = 0.03
+"""Distance from the surface, in world units, beyond which nothing may be dense."""
+ROOM = 0.7
+"""Half the side of the cube around the head that cameras look into, in world units."""
 FACE = ((-0.17, -0.22, 0.15), (0.17, 0.2, 0.33))
 """Corners of the box around eyes, nose and mouth, in world units."""
 
@@ -95,6 +101,10 @@ class HeadsConfig(Settings):
     between: Annotated[int, Ge(4)] = 6
     """Samples spread over the whole ray."""
 
+    free: NonNegativeInt = 512
+    """Points per head anywhere around it, where nothing may be dense. Rays have few samples there, and one that meets
+    dense matter is stopped, so that it has no gradient: specks stay in the air."""
+
     width: PositiveFloat = 0.08
     """How far samples beside the surface lie from it at most, in world units."""
 
@@ -116,6 +126,9 @@ class HeadsConfig(Settings):
 
     matrix_lr: PositiveFloat = 12.0
     """Factor on the learning rate of weights, which take orthogonal steps; biases and the constant take AdamW's."""
+
+    free_weight: NonNegativeFloat = 1.0
+    """Weight of the density in free space."""
 
     superres: tuple[PositiveInt, PositiveInt] | None = None
     """Channels of the two blocks that double the picture's side; None leaves them out."""
@@ -148,7 +161,8 @@ class HeadsConfig(Settings):
 class TrainHeads(Method[HeadsConfig]):
     """|C - C*| + mask |O - O*| + depth |D - D*| + surface |c - C*| over rays, plus |S - S*| over enlarged patches.
 
-    C is what a ray sums up, c the colour at the surface, and * what the world's renderer says.
+    C is what a ray sums up, c the colour at the surface, and * what the world's renderer says. Density in free space is
+    added, free softplus(sigma - 1).
 
     The surface is known, so a ray takes few samples: some beside it, some anywhere. Outside training it takes
     two passes that know nothing.
@@ -210,6 +224,9 @@ class TrainHeads(Method[HeadsConfig]):
         origins, directions = rays_through(angles[:, 0], angles[:, 1], places)
         seen = look(person, origins, directions)
         known = {name: getattr(seen, name) for name in ("colour", "depth", "hit", "nearest")}
+        if self.config.free:
+            points = (2 * torch.rand(len(z), self.config.free, 3, generator=rng) - 1) * ROOM
+            known |= {"points": points, "clear": distance(person, points) > CLEAR}
         return {"z": z, "origins": origins, "directions": directions} | known | patch
 
     def _patches(self, middle: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -271,6 +288,10 @@ class TrainHeads(Method[HeadsConfig]):
         error = (seen.colours[..., :3].detach().clamp(-1, 1) - meant).square().mean()
         metrics = {"psnr": -10 * torch.log10(error / 4), "mask": mask.detach(), "depth": depth.detach()}
         metrics["surface"] = surface.detach()
+        if "points" in batch:
+            free = self._free(planes, batch["points"], batch["clear"])
+            metrics["free"] = free.detach()
+            loss = loss + self.config.free_weight * free
         if "patch" in batch:
             finished = self._finished(seen.colours, ws, batch["patch"])
             metrics["finished"] = finished.detach()
@@ -285,6 +306,11 @@ class TrainHeads(Method[HeadsConfig]):
         _, _, colours = self.generator.along(planes, batch["origins"], batch["directions"], depth)
         apart = (2 * colours[..., 0, :3] - 2 * batch["colour"]).abs().mean(-1)
         return (apart * hit).sum() / hit.sum().clamp_min(1)
+
+    def _free(self, planes: Tensor, points: Tensor, clear: Tensor) -> Tensor:
+        """Return the mean density, before its scale, where there should be none."""
+        sigma, _ = self.generator.density(planes, points)
+        return (functional.softplus(sigma.flatten(1) - 1) * clear).sum() / clear.sum().clamp_min(1)
 
     def _finished(self, colours: Tensor, ws: Tensor, meant: Tensor) -> Tensor:
         """Return the mean absolute error of the enlarged patches, [B, 4 P^2, 3] being meant, in [0, 1]."""
@@ -353,9 +379,10 @@ def compare(generator: TriplaneGenerator, z: Tensor, angles: Tensor, meant: Head
 
     Returns:
         `psnr_unseen` in dB, the mean over pictures; `depth_unseen`, mean absolute error where the head is, in world
-        units (a head is about 0.9 high); `mask_unseen`, mean absolute error of the silhouette.
+        units (a head is about 0.9 high); `mask_unseen`, mean absolute error of the silhouette; `specks_unseen`, share
+        of the pixels further than two from the head that are more than a tenth opaque.
     """
-    found: dict[str, list[Tensor]] = {"psnr": [], "depth": [], "mask": []}
+    found: dict[str, list[Tensor]] = {"psnr": [], "depth": [], "mask": [], "specks": []}
     for part in torch.arange(len(z)).split(8):
         seen = generator.view(generator.mapping(z[part]), cameras(generator, angles[part]))
         mask = meant.mask[part]
@@ -363,4 +390,6 @@ def compare(generator: TriplaneGenerator, z: Tensor, angles: Tensor, meant: Head
         found["psnr"].append(psnr(seen.raw, meant.image[part]))
         found["depth"].append(depth)
         found["mask"].append((seen.opacity - mask).abs().mean((1, 2, 3)))
+        beside = functional.max_pool2d(mask, 5, stride=1, padding=2) == 0
+        found["specks"].append(((seen.opacity > 0.1) & beside).sum((1, 2, 3)) / beside.sum((1, 2, 3)).clamp_min(1))
     return {f"{name}_unseen": float(torch.cat(values).mean()) for name, values in found.items()}

@@ -34,8 +34,9 @@ class My3DGenSettings(Settings):
     anybody."""
 
     anchor_side: NonNegativeInt = 32
-    """Side in pixels at which anchors are searched, without super-resolution; at most the generator's rendered side.
-    0 compares finished pictures, which takes several times as long."""
+    """Pixels in a row that each step of the search compares, without super-resolution: every second of 64, say,
+    beginning at another one every time. It divides the generator's rendered side; larger ones count as that. 0 compares
+    finished pictures, which takes several times as long."""
 
     patch: NonNegativeInt = 32
     """Side in rendered pixels of the part of the photos that each step looks at, somewhere else every time: 8 or more.

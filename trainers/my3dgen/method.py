@@ -108,7 +108,13 @@ class My3DGen(Method[My3DGenRun]):
 
     def _search(self, photos: Tensor, cameras: Tensor | None, refine: bool) -> Anchors:
         settings = self.config.method
-        side = min(settings.anchor_side, self.generator.config.render.side) or None
+        whole = self.generator.config.render.side
+        side = min(settings.anchor_side, whole) or None
+        if side is not None and whole % side:
+            raise ConfigError(
+                f"method.anchor_side={side} does not divide the {whole} pixels that this generator renders in a row; "
+                f"give one that does, such as {whole // 2}"
+            )
         kind = "unknown" if cameras is None else "refine" if refine else "given"
         search = InversionConfig(
             steps=settings.anchor_steps,

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from lrdiff.errors import ConfigError, ShapeError
-from lrdiff.triplane.cameras import look_at, mirrored, split_camera
+from lrdiff.rng import stream
+from lrdiff.triplane.cameras import look_at, mirrored, rays, split_camera
 from lrdiff.triplane.generator import TriplaneGenerator
-from lrdiff.triplane.inversion import InversionConfig, invert, latent_space
+from lrdiff.triplane.inversion import InversionConfig, every_other, invert, latent_space
 from lrdiff.triplane.losses import identity_symmetry, pixel_symmetry, psnr, pyramid
 from lrdiff.triplane.poses import corrected, estimate_cameras, yaw_pitch
 from lrdiff.triplane.store import find, load
@@ -104,6 +105,32 @@ def test_photos_of_one_person_agree(generator: TriplaneGenerator) -> None:
         InversionConfig(together=-1.0)
 
 
+def test_every_other_pixel_is_seen_by_the_cameras_that_come_with_it(generator: TriplaneGenerator) -> None:
+    _, cameras = shots(generator, [0.0, 0.5, -0.4], [0.0, 0.1, -0.1])
+    numbers = torch.arange(256.0).reshape(1, 1, 16, 16).expand(3, 3, -1, -1)
+    whole, seen = rays(cameras, 16)[1], set()
+    for draw in range(20):
+        moved, taken = every_other(cameras, numbers, 4, stream(draw, "grid"))
+        which = taken[:, 0].flatten(1).long()
+        torch.testing.assert_close(rays(moved, 4)[1], whole.gather(1, which[..., None].expand(-1, -1, 3)))
+        assert taken[0, 0].diff(dim=1).eq(4).all()
+        assert taken[0, 0].diff(dim=0).eq(64).all()
+        seen |= {int(first) for first in which[:, 0]}
+    assert len(seen) == 16, "it begins anywhere in a cell"
+    moved, taken = every_other(cameras, numbers, 16, stream(0, "grid"))
+    assert torch.equal(moved, cameras)
+    assert torch.equal(taken, numbers)
+
+
+def test_a_grid_of_pixels_finds_what_whole_pictures_find(generator: TriplaneGenerator) -> None:
+    photos, cameras = shots(generator, [0.0, 0.5, -0.4], [0.0, 0.1, -0.1])
+    whole, grid = (
+        float(invert(generator, photos, cameras, InversionConfig(steps=60, cameras="given", side=side)).psnr.mean())
+        for side in (16, 4)
+    )
+    assert grid > whole - 2.0, (grid, whole)
+
+
 def test_the_latent_space_has_the_covariance_of_w(generator: TriplaneGenerator) -> None:
     mean, root = latent_space(generator, 4000, 1)
     ws = generator.mapping(torch.randn(4000, 24, generator=torch.Generator().manual_seed(2)))[:, 0]
@@ -146,6 +173,8 @@ def test_wrong_inputs_are_refused(generator: TriplaneGenerator) -> None:
         invert(generator, photos, None, InversionConfig(cameras="refine"))
     with pytest.raises(ConfigError, match="'maybe'"):
         InversionConfig(cameras="maybe")
+    with pytest.raises(ConfigError, match="side 6 does not divide the rendered side 16"):
+        invert(generator, photos, cameras, InversionConfig(side=6, cameras="given"))
 
 
 def test_symmetry_losses_vanish_for_symmetric_heads_only(generator: TriplaneGenerator) -> None:

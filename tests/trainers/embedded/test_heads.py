@@ -20,7 +20,7 @@ from tests.trainers.embedded.conftest import TINY_HEADS, micro_budget
 from trainers.config import OptimConfig, PrecisionConfig
 from trainers.embedded import manifest
 from trainers.embedded.budgets import BUDGETS
-from trainers.embedded.heads import HeadsConfig, TrainHeads
+from trainers.embedded.heads import HeadsConfig, TrainHeads, compare
 from trainers.embedded.heads_make import traits
 from trainers.embedded.make import make
 from trainers.engine import Engine
@@ -126,6 +126,35 @@ def test_tangent_points_lie_on_the_solid_and_rays_touch_it_there() -> None:
         assert float((place * ray).sum(-1).abs().max()) < 1e-4, "the ray lies in the tangent plane"
 
 
+def test_dense_matter_in_free_space_has_a_gradient_however_dense_it_is() -> None:
+    trainer = TrainHeads(TINY)
+    batch = trainer.batch(0, stream(0, "batch", 0))
+    assert torch.equal(batch["clear"], distance(heads(batch["z"]), batch["points"]) > 0.03)
+    assert 0.5 < float(batch["clear"].float().mean()) < 0.98, "some points lie in the head"
+    assert float(batch["points"].abs().max()) == pytest.approx(0.7, abs=0.01)
+    bias = trainer.generator.decoder.net[2].bias
+    assert isinstance(bias, torch.Tensor)
+    with torch.no_grad():
+        bias[0] += 40
+    planes = trainer.generator.planes(trainer.generator.mapping(batch["z"]))
+    free = trainer._free(planes, batch["points"], batch["clear"])
+    assert 35 < float(free.detach()) < 45
+    (slope,) = torch.autograd.grad(free, bias)
+    assert float(slope[0]) == pytest.approx(1.0)
+    assert float(trainer._free(planes, batch["points"], torch.zeros_like(batch["clear"]))) == 0.0
+
+
+def test_specks_beside_the_head_are_counted() -> None:
+    trainer = TrainHeads(TINY)
+    z, angles, meant = trainer.unseen_z, trainer.unseen_angles, trainer.unseen
+    bias = trainer.generator.decoder.net[2].bias
+    assert isinstance(bias, torch.Tensor)
+    for change, share in ((-60.0, 0.0), (120.0, 1.0)):
+        with torch.no_grad():
+            bias[0] += change
+        assert compare(trainer.generator, z, angles, meant)["specks_unseen"] == pytest.approx(share)
+
+
 def test_it_learns_and_gradients_reach_every_parameter() -> None:
     torch.manual_seed(0)
     trainer = TrainHeads(TINY)
@@ -134,7 +163,7 @@ def test_it_learns_and_gradients_reach_every_parameter() -> None:
     # The published super-resolution has strengths of a noise that it never adds.
     idle = [name for name, p in trainer.named_parameters() if p.grad is None]
     assert all(name.startswith("generator.superresolution.") and name.endswith("noise_strength") for name in idle)
-    assert set(metrics) == {"psnr", "mask", "depth", "surface", "finished"}
+    assert set(metrics) == {"psnr", "mask", "depth", "surface", "free", "finished"}
     torch.manual_seed(0)
     trainer = TrainHeads(TINY.model_copy(update={"superres": None}))
     before = trainer.evaluate(stream(0, "evaluate"))
