@@ -85,6 +85,10 @@ class Anchors:
     cameras: Tensor
     psnr: Tensor
 
+    def first(self, count: int) -> Anchors:
+        """Return those of the first photos."""
+        return Anchors(self.ws[:count], self.cameras[:count], self.psnr[:count])
+
 
 def latent_space(generator: TriplaneGenerator, samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return the mean w [w] over random z under the frontal camera, and a root S [w, w] of the covariance, S S^T.

@@ -15,6 +15,7 @@ from tests.bench import my3dgen_evidence as bench
 from tests.bench import result
 from tests.bench.my3dgen_subjects import Subject
 from trainers.embedded.heads import HeadsConfig
+from trainers.my3dgen.config import My3DGenRun, My3DGenSettings
 
 
 def test_subjects_keep_their_identity_and_their_mark() -> None:
@@ -62,6 +63,13 @@ def test_a_measurement_is_kept_and_reported(tmp_path: Path, monkeypatch: pytest.
     assert lora["photos, dB"] > inversion["photos, dB"]
     assert all(-1 <= lora[f"{what}, SSIM"] <= 1 for what in ("photos", "seen side", "unseen side", "other expressions"))
     assert found["details"]["symmetry"]["symmetric"]["subjects"] == 1
+
+
+def test_what_is_measured_is_what_a_user_gets() -> None:
+    run, plan = My3DGenRun(method=My3DGenSettings()), bench.Plan()
+    assert (run.method.anchor_steps, run.method.anchor_side) == (plan.anchor_steps, plan.anchor_side)
+    assert (run.optim.steps, run.optim.lr, run.optim.warmup) == (plan.steps, plan.lr, bench.WARMUP)
+    assert run.data.batch_size == plan.batch
 
 
 bench_plan = bench.Plan(anchor_steps=3, anchor_side=8, steps=6)

@@ -261,9 +261,9 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "method.min_diversity": {"method__reward": ["contrast:-1"]},
     "method.max_drop": {"method__reward": ["brightness:-1"], "method__monitor": "brightness"},
     "method.refine": {"method__cameras": "{cameras}"},
-    "method.symmetry_every": {"method__symmetry": 0.5},
+    "method.symmetry_every": {"method__symmetry": 0.5, "method__symmetry_form": "pixels"},
     "method.symmetry_form": {"method__symmetry": 0.5},
-    "method.symmetry_temperature": {"method__symmetry": 0.5},
+    "method.symmetry_temperature": {"method__symmetry": 0.5, "method__symmetry_form": "pixels"},
     "method.identity_every": {"method__identity": 0.5},
     "method.arcface": {"method__identity": 0.5},
 }
@@ -359,7 +359,8 @@ def full(world: World, method: str) -> Any:
         changes = {n: v for n, v in changes.items() if n not in ("method__k", "method__early_stop", "method__guidance")}
         changes["method__mode"] = "lv"
     changes.pop("method__full", None)  # leaves the low-rank settings without effect, so it is refused beside them
-    changes.pop("method__symmetry_form", None)  # leaves the temperature without effect
+    if "method__symmetry_form" in changes:
+        changes["method__symmetry_form"] = "pixels"  # the only one that reads the temperature
     if "data.validation" not in run_config_class(method).unread:
         changes["data__validation"] = str(world.other_images)
     changes["watch__preview_every"] = 2  # prompts of previews that are off would be refused

@@ -47,7 +47,7 @@ def trajectory(method: str, folder: Path) -> dict[str, Any]:
         build_tiny_model(model)
     own: dict[str, dict[str, Any]] = {
         "tensor-lora": {"transform_rank": 2, "residual": "ring", "r": 6, "alpha": 1.0},
-        "my3dgen": {"anchor_steps": 4, "symmetry": 0.5},
+        "my3dgen": {"anchor_steps": 4, "symmetry": 0.5, "symmetry_form": "pixels"},
         "alignprop": {
             "sampling_steps": 3,
             "held_out_count": 2,

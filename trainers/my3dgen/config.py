@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from annotated_types import Ge, Le
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from trainers.config import OptimConfig, RunConfig, Settings
+from trainers.config import DataConfig, OptimConfig, RunConfig, Settings
 
 
 class My3DGenSettings(Settings):
@@ -23,7 +23,7 @@ class My3DGenSettings(Settings):
     space: Literal["w", "w+"] = "w"
     """One latent for all layers of the generator, or one for each."""
 
-    anchor_steps: PositiveInt = 120
+    anchor_steps: PositiveInt = 60
     """Steps of the search for anchors, for all photos at once."""
 
     anchor_lr: PositiveFloat = 0.2
@@ -61,15 +61,17 @@ class My3DGenSettings(Settings):
     """Train every weight but the mapping's, as a baseline. The result is as large as the generator."""
 
     symmetry: NonNegativeFloat = 0.0
-    """Weight of the agreement of views from both sides. It helps with sides that no photo shows, and it harms
-    one-sided marks: scars, beauty spots, partings."""
+    """Weight of the agreement of both sides; 1 is usual for photos, 0.3 for pixels. It helps with sides that no photo
+    shows, and it harms one-sided marks: scars, beauty spots, partings."""
 
     symmetry_every: PositiveInt = 4
-    """Steps between two uses of the symmetry."""
+    """Steps between two uses of the symmetry of pixels or identity."""
 
-    symmetry_form: Literal["pixels", "identity"] = "pixels"
-    """What is compared: pixels where both sides can agree, or features of identity, as published: of method.arcface, or
-    of the shipped network, which knows the procedural heads of the shipped generator and no photos of people."""
+    symmetry_form: Literal["photos", "pixels", "identity"] = "photos"
+    """photos: every photo is also learned from mirrored, as seen from the other side; the search takes twice as long.
+    pixels: views from both sides, where they can agree. identity: features of such views, as published: of
+    method.arcface, or of the shipped network, which knows the procedural heads of the shipped generator and no photos
+    of people."""
 
     symmetry_temperature: Annotated[float, Ge(1e-3), Le(100.0)] = 0.25
     """Differences between both sides well above it are left alone."""
@@ -96,8 +98,10 @@ class My3DGenSettings(Settings):
         changed = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
         if changed and not self.symmetry:
             raise ValueError(f"symmetry=0 leaves {', '.join(changed)} without effect; leave out one or the other")
-        if self.symmetry_form == "identity" and "symmetry_temperature" in changed:
-            raise ValueError("symmetry_temperature has no effect on symmetry_form=identity; leave it out")
+        read = {"photos": (), "pixels": names, "identity": ("symmetry_every",)}[self.symmetry_form]
+        unread = [name for name in changed if name != "symmetry_form" and name not in read]
+        if unread:
+            raise ValueError(f"symmetry_form={self.symmetry_form} leaves {', '.join(unread)} without effect; leave out")
         if self.identity_every != type(self).model_fields["identity_every"].default and not self.identity:
             raise ValueError("identity=0 leaves identity_every without effect; leave out one or the other")
         low_rank = ("r", "alpha", "form", "styles", "extras")
@@ -111,14 +115,24 @@ class My3DGenSettings(Settings):
         return self
 
 
+class My3DGenData(DataConfig):
+    """The photos a head is made from."""
+
+    batch_size: PositiveInt = 2
+    """Photos per step (per process)."""
+
+
 class My3DGenOptim(OptimConfig):
     """How long and how fast to train."""
 
-    steps: PositiveInt = 300
+    steps: PositiveInt = 200
     """Optimizer steps in all, counted from the very start, also after a resume."""
 
-    lr: PositiveFloat = 2e-3
-    """Peak learning rate of AdamW."""
+    lr: PositiveFloat = 4e-3
+    """Peak learning rate of AdamW. Full fine-tuning wants less, about 1e-3."""
+
+    warmup: NonNegativeInt = 10
+    """Steps over which the learning rate rises linearly to its peak."""
 
     beta1: Annotated[float, Ge(0.0), Le(0.9999)] = 0.0
     """Decay of AdamW's first moment."""
@@ -132,6 +146,9 @@ class My3DGenRun(RunConfig[My3DGenSettings]):
 
     model: str = "heads"
     """Generator: a folder with generator.safetensors and config.json, as lrdiff triplane import makes."""
+
+    data: My3DGenData = My3DGenData()  # pyright: ignore[reportIncompatibleVariableOverride]
+    """What to learn from."""
 
     optim: My3DGenOptim = My3DGenOptim()  # pyright: ignore[reportIncompatibleVariableOverride]
     """How long and how fast to train."""

@@ -47,8 +47,9 @@ class My3DGen(Method[My3DGenRun]):
     is the training: the adapter learns to draw every photo from its anchor. Mapping and decoder are frozen.
 
     Differs from the paper: a pyramid takes the place of LPIPS, unless the user gives its weights; each step looks at a
-    part of the photos; the symmetry compares pixels where they can agree, unless identity features are asked for; all
-    anchors are searched together, by pixels, as states of one person.
+    part of the photos; the symmetry learns from mirrored photos, with cameras mirrored and anchors of their own, or
+    compares pixels where they can agree, unless identity features are asked for; all anchors are searched together, by
+    pixels, as states of one person.
     """
 
     def __init__(self, config: My3DGenRun, name: str, engine: Engine, anchors: Anchors | None = None) -> None:
@@ -58,7 +59,7 @@ class My3DGen(Method[My3DGenRun]):
             config: The whole run configuration.
             name: Registry name of the method, for the artifact's header.
             engine: Says device and number format.
-            anchors: Those of the photos where they were found before, by equal settings.
+            anchors: Those of all that is learned from where they were found before, by equal settings.
 
         Raises:
             LrdiffError: Generator, photos or cameras cannot be used.
@@ -76,7 +77,12 @@ class My3DGen(Method[My3DGenRun]):
         self.identity = load_identity(settings.arcface, engine.device) if uses or checks else None
         self.person = check_person(photos, self.names, self.identity) if checks and self.identity else UNCHECKED
         cameras = read_cameras(settings.cameras, self.names).to(engine.device) if settings.cameras else None
-        self.anchors = anchors or self._search(photos.to(engine.device), cameras, settings.refine)
+        self.pictures = photos
+        if settings.symmetry > 0 and settings.symmetry_form == "photos":
+            self.pictures = torch.cat([photos, photos.flip(3)])
+            cameras = torch.cat([cameras, mirrored(cameras)]) if cameras is not None else None
+        self.learned = anchors or self._search(self.pictures.to(engine.device), cameras, settings.refine)
+        self.anchors = self.learned.first(len(photos))
         self.notes += self._doubts()
         for note in self.notes:
             log.warning("%s", note)
@@ -157,13 +163,16 @@ class My3DGen(Method[My3DGenRun]):
 
     def batch(self, index: int, rng: torch.Generator) -> Batch:
         """Return photos, anchors and cameras of micro-batch `index`; every epoch is a new permutation."""
-        chosen = epoch_indices(index, self.config.data.batch_size, len(self.photos), self.config.seed)
+        chosen = epoch_indices(index, self.config.data.batch_size, len(self.pictures), self.config.seed)
         settings = self.config.method
+        flipped = torch.tensor(chosen) >= len(self.photos)
+        compares = settings.symmetry > 0 and settings.symmetry_form != "photos"
         return {
-            "photos": self.photos[chosen],
-            "ws": self.anchors.ws[chosen],
-            "cameras": self.anchors.cameras[chosen],
-            "symmetric": torch.tensor(settings.symmetry > 0 and index % settings.symmetry_every == 0),
+            "photos": self.pictures[chosen],
+            "ws": self.learned.ws[chosen],
+            "cameras": self.learned.cameras[chosen],
+            "weight": torch.where(flipped, settings.symmetry, 1.0),
+            "symmetric": torch.tensor(compares and index % settings.symmetry_every == 0),
             "identity": torch.tensor(settings.identity > 0 and index % settings.identity_every == 0),
         }
 
@@ -173,12 +182,12 @@ class My3DGen(Method[My3DGenRun]):
         window = self._window(rng)
         seen = self.generator.view(ws, batch["cameras"], rng=rng, window=window)
         photos = batch["photos"] if window is None else window.crop(batch["photos"], self.generator.config.render.side)
-        loss = reconstruction(seen.image.float(), photos, self.lpips).mean()
+        loss = (batch["weight"] * reconstruction(seen.image.float(), photos, self.lpips)).mean()
         metrics = {"psnr": psnr(seen.image.detach().float(), photos).clamp(max=99.0).mean()}
         if self.generator.config.superres is not None:
             side = (seen.raw.shape[-1],) * 2
             small = torch.nn.functional.interpolate(photos, side, mode="bilinear", antialias=True)
-            loss = loss + reconstruction(seen.raw.float(), small, self.lpips).mean()
+            loss = loss + (batch["weight"] * reconstruction(seen.raw.float(), small, self.lpips)).mean()
         if bool(batch["symmetric"]):
             term = self._symmetry(ws, window, rng)
             metrics["symmetry"] = term.detach()

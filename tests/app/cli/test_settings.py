@@ -26,7 +26,9 @@ def test_toml_config_json_config_is_the_identity(method: str, tmp_path: Path) ->
     shown = {} if "watch.preview_prompts" in model.unread else {"preview_prompts": ("one, two", "three")}
     config = model(
         model="./a model" if not mark else './a "model"\n\t\\ \x7f',
-        data=DataConfig(**{name: value for name, value in data.items() if f"data.{name}" not in model.unread}),
+        data=model.model_fields["data"].annotation(
+            **{name: value for name, value in data.items() if f"data.{name}" not in model.unread}
+        ),
         method=config_class(method)(**({"targets": "attention+ff"} if has_targets else {"r": 2})),
         optim=model.model_fields["optim"].annotation(lr=3e-5, steps=7, beta2=0.9999),
         precision=PrecisionConfig(device="cpu"),

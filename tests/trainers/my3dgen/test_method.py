@@ -15,7 +15,7 @@ from lrdiff.artifact import Artifact
 from lrdiff.errors import ArtifactError, ConfigError, DataError, ModelError
 from lrdiff.images import save_png
 from lrdiff.rng import stream
-from lrdiff.triplane.cameras import look_at
+from lrdiff.triplane.cameras import look_at, mirrored
 from lrdiff.triplane.personal import ANCHORS, CAMERAS, wear
 from lrdiff.triplane.store import fingerprint, load
 from tests.networks import arcface_state, lpips_state, write
@@ -33,7 +33,8 @@ def test_the_adapter_learns_what_anchors_cannot_show(studio: Studio) -> None:
 
 
 def test_only_the_adapter_learns_anchors_mapping_and_decoder_stay(studio: Studio) -> None:
-    trainer, config, engine = studio.method(method__symmetry=0.5, method__symmetry_every=1)
+    symmetry = {"method__symmetry": 0.5, "method__symmetry_form": "pixels", "method__symmetry_every": 1}
+    trainer, config, engine = studio.method(**symmetry)
     base = load_file(studio.model / "generator.safetensors")
     anchors = trainer.anchors.ws.clone()
     declared = {id(p) for group in trainer.param_groups() for p in group.params}
@@ -49,6 +50,32 @@ def test_only_the_adapter_learns_anchors_mapping_and_decoder_stay(studio: Studio
     extras = set(trainer.personal.before)
     assert all(torch.equal(state[name], value) for name, value in base.items() if name not in extras)
     assert any(not torch.equal(state[name], base[name]) for name in extras)
+
+
+def test_mirrored_photos_are_learned_from_and_not_kept(studio: Studio) -> None:
+    plain, _, _ = studio.method()
+    trainer, config, engine = studio.method(method__symmetry=0.25, data__batch_size=16)
+    count = len(plain.photos)
+    assert torch.equal(trainer.pictures, torch.cat([plain.photos, plain.photos.flip(3)]))
+    assert len(trainer.learned.ws) == 2 * count
+    assert torch.equal(trainer.anchors.ws, trainer.learned.ws[:count])
+    batch = trainer.batch(0, stream(0, "batch", 0))
+    mirrors = plain.photos.flip(3)
+    flipped = torch.tensor([any(torch.equal(shown, one) for one in mirrors) for shown in batch["photos"]])
+    assert 0 < int(flipped.sum()) < len(flipped)
+    assert torch.equal(batch["weight"], torch.where(flipped, 0.25, 1.0))
+    fit(trainer, config.optim, engine=engine, seed=0)
+    assert trainer.artifact().tensors[ANCHORS].shape == plain.artifact().tensors[ANCHORS].shape
+
+
+def test_cameras_of_mirrored_photos_are_mirrored(studio: Studio, tmp_path: Path) -> None:
+    plain, _, _ = studio.method()
+    file = tmp_path / "cameras.json"
+    file.write_text(json.dumps(dict(zip(plain.names, plain.anchors.cameras.tolist(), strict=True))))
+    trainer, _, _ = studio.method(method__symmetry=1.0, method__cameras=str(file), method__refine=False)
+    count = len(plain.photos)
+    torch.testing.assert_close(trainer.learned.cameras[:count], plain.anchors.cameras)
+    torch.testing.assert_close(trainer.learned.cameras[count:], mirrored(plain.anchors.cameras))
 
 
 def test_the_start_changes_nothing(studio: Studio) -> None:
@@ -100,7 +127,7 @@ def test_equal_settings_give_equal_runs_and_the_seed_changes_them(studio: Studio
         {"method__space": "w+"}, {"method__anchor_steps": 5}, {"method__anchor_lr": 0.01},
         {"method__together": 0.0},
         {"method__anchor_side": 8}, {"method__patch": 8},
-        {"method__symmetry": 0.5},
+        {"method__symmetry": 0.5}, {"method__symmetry": 0.5, "method__symmetry_form": "pixels"},
         {"method__symmetry": 0.5, "method__symmetry_form": "identity"}, {"method__identity": 0.5},
         {"data__batch_size": 3}, {"optim__beta1": 0.5}, {"precision__dtype": "bf16"},
     ],
@@ -177,7 +204,8 @@ def test_wrong_inputs_are_refused(studio: Studio, tmp_path: Path) -> None:
         studio.method(data__images=str(tmp_path))
     for change in (
         {"data__prompt": "a head"}, {"data__flip": True}, {"watch__preview_prompts": ["x"]}, {"method__r": 0},
-        {"method__symmetry_every": 2}, {"method__identity_every": 2}, {"method__patch": 4}, {"method__nosuch": 1},
+        {"method__symmetry_every": 2}, {"method__symmetry": 1.0, "method__symmetry_every": 2},
+        {"method__symmetry_temperature": 1.0, "method__symmetry": 1.0}, {"method__identity_every": 2}, {"method__patch": 4}, {"method__nosuch": 1},
         {"watch__preview_steps": 3},
         {"method__refine": False},
     ):  # fmt: skip
