@@ -5,8 +5,8 @@ from __future__ import annotations
 TITLE = "A head from all sides"
 ABOUT = (
     "Choose a person whose photos were learned, or let one be drawn. To learn somebody: on the Train page take the "
-    "method <code>my3dgen</code> and about ten photos from different sides; previews of the run show the head as it "
-    "becomes that person."
+    "method <code>my3dgen</code> and about ten photos from different sides, such as those in "
+    "<code>assets/people</code>; previews of the run show the head as it becomes that person."
 )
 ABSENT = (
     "<b>There is no generator of heads yet.</b> <code>lrdiff embedded make heads</code> makes one in an hour; then "

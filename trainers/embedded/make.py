@@ -41,6 +41,7 @@ SEEDS = {
     "extractor": 5,
     "mark": 0,
     "subjects": 0,
+    "people": 0,
     "heads": 3,
     "heads-probe-a": 31,
     "heads-probe-b": 47,
@@ -59,6 +60,7 @@ RECIPES: dict[str, str] = {
     "heads-probe-a": "tells 3D heads apart; may take part in a loss",
     "heads-probe-b": "a second one, which only measures",
     "subjects": "pictures of individuals that captions have no words for",
+    "people": "photos of an invented person, to try personal heads with",
 }
 
 
@@ -111,7 +113,7 @@ def make(
         if out is not None or work.seed != DATA_SEED:
             raise ConfigError(f"scenes are the data set of seed {DATA_SEED} in the cache; leave out seed and folder")
         return work.scenes().path
-    shipped = assets / name if name in ("mark", "subjects") else assets / "models" / name
+    shipped = assets / name if name in ("mark", "subjects", "people") else assets / "models" / name
     target = shipped if out is None else out
     toys = assets / "models" / "toys"
     actions: dict[str, Callable[[Path], float]] = {
@@ -121,6 +123,7 @@ def make(
         "heads-probe-a": lambda folder: work.head_probe(name, folder),
         "heads-probe-b": lambda folder: work.head_probe(name, folder),
         "subjects": work.write_subjects,
+        "people": work.write_people,
         "extractor": lambda folder: work.extractor(folder, bits, photos, toys),
         "mark": lambda folder: work.mark(folder, toys, assets / "models" / "extractor"),
     }
@@ -317,6 +320,16 @@ class _Workshop:
         begin = time.monotonic()
         with replacing_folder(out) as folder:
             write_subjects(folder, self.seed)
+        return time.monotonic() - begin
+
+    def write_people(self, out: Path) -> float:
+        """Draw the shipped photos of people; return the seconds it took."""
+        from trainers.embedded.export import replacing_folder
+        from trainers.embedded.people import write_people
+
+        begin = time.monotonic()
+        with replacing_folder(out) as folder:
+            write_people(folder, self.seed)
         return time.monotonic() - begin
 
     def _train(self, name: str, method: Callable[[Any], Method[Any]], config: Any, plan: Training) -> float:

@@ -13,7 +13,7 @@ from lrdiff.files import write_bytes
 
 NAME = "MANIFEST.toml"
 HEAD = "# Written by `lrdiff embedded make` and the measurements in tests/bench; paths are relative to this file.\n"
-FOLDERS = ("mark", "models", "prompts", "subjects")
+FOLDERS = ("mark", "models", "people", "prompts", "subjects")
 """Folders of which every file is listed."""
 
 Entry = dict[str, Any]
