@@ -9,7 +9,7 @@ ABOUT = (
     "<code>assets/people</code>; previews of the run show the head as it becomes that person."
 )
 ABSENT = (
-    "<b>There is no generator of heads yet.</b> <code>lrdiff embedded make heads</code> makes one in an hour; then "
+    "<b>There is no generator of heads yet.</b> <code>lrdiff embedded make heads</code> makes one in a few hours; then "
     "this page works without a restart."
 )
 ANOTHER_GENERATOR = (

@@ -35,6 +35,11 @@ def launched_rank() -> int:
     return int(os.environ["RANK"]) if all(name in os.environ for name in LAUNCHED) else 0
 
 
+def has_bf16() -> bool:
+    """Return whether the processor has instructions for bf16. oneDNN knows; builds of torch without it use none."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 class Engine:
     """Runs a method's forward and backward on one or several processes."""
 
@@ -50,7 +55,7 @@ class Engine:
         use_cpu = precision.device == "cpu" or not cuda
         if precision.dtype == "bf16" and not use_cpu and not torch.cuda.is_bf16_supported():
             raise BackendError("precision.dtype is bf16, but this GPU cannot compute in bf16; use fp32")
-        if precision.dtype == "bf16" and use_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if precision.dtype == "bf16" and use_cpu and not has_bf16():
             log.warning(
                 "precision.dtype is bf16, which this processor has no instructions for: steps take several times as "
                 "long as in fp32"

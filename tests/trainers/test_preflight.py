@@ -11,7 +11,7 @@ from lrdiff.errors import BackendError
 from tests.trainers.conftest import save_pictures
 from tests.trainers.test_run import STEPS, settings
 from trainers.config import PrecisionConfig
-from trainers.engine import Engine
+from trainers.engine import Engine, has_bf16
 from trainers.preflight import preflight
 from trainers.run import build, execute, read_config
 from trainers.rundir import create
@@ -83,8 +83,13 @@ def test_a_rate_for_small_models_is_told_on_a_large_one(
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 def test_bf16_in_software_is_told(dtype: str, caplog: pytest.LogCaptureFixture) -> None:
     Engine(PrecisionConfig.model_validate({"device": "cpu", "dtype": dtype}))
-    slow = dtype == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    assert ("no instructions for" in caplog.text) == slow
+    assert ("no instructions for" in caplog.text) == (dtype == "bf16" and not has_bf16())
+
+
+def test_a_torch_without_onednn_has_no_bf16(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: False)
+    Engine(PrecisionConfig.model_validate({"device": "cpu", "dtype": "bf16"}))
+    assert "no instructions for" in caplog.text
 
 
 def test_a_gpu_that_is_absent_is_refused(tiny_model: Path, pictures: Path, tmp_path: Path) -> None:
