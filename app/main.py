@@ -11,11 +11,13 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import httpx
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -235,7 +237,8 @@ def launch(page: gr.Blocks, site: Site, host: str, port: int, accounts: Accounts
     """Open the page and return its address; the caller closes it.
 
     Raises:
-        ConfigError: Others can reach the address and there are no accounts, or the port is taken.
+        ConfigError: Others can reach the address and there are no accounts, the port is taken, or the page cannot be
+            reached.
         DataError: The folders of runs and images cannot be written.
     """
     if accounts is None and not is_loopback(host):
@@ -244,14 +247,30 @@ def launch(page: gr.Blocks, site: Site, host: str, port: int, accounts: Accounts
         writable(folder)
     for _ in range(1 if port else PORTS_TRIED):
         try:
-            return _listen(page, site, host, port or free_port(host), accounts)
-        except ValueError as error:
-            # gradio asks its own page for an answer, and waits a few seconds for it.
+            with _asked_directly(host):
+                return _listen(page, site, host, port or free_port(host), accounts)
+        except httpx.HTTPError as error:
             page.close(verbose=False)
-            raise ConfigError(text.NO_ANSWER.format(host=host)) from error
+            raise ConfigError(text.NO_ANSWER.format(host=host, error=error)) from error
         except OSError:
             continue
     raise ConfigError(text.PORT_TAKEN.format(port=port))
+
+
+@contextmanager
+def _asked_directly(host: str) -> Iterator[None]:
+    """Have gradio ask its own page to start up without a proxy, which does not know this machine."""
+    before = {name: os.environ.get(name) for name in ("NO_PROXY", "no_proxy")}
+    for name, value in before.items():
+        os.environ[name] = ",".join(part for part in (value, host) if part)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _listen(page: gr.Blocks, site: Site, host: str, port: int, accounts: Accounts | None) -> str:
@@ -271,6 +290,9 @@ def _listen(page: gr.Blocks, site: Site, host: str, port: int, accounts: Account
         show_error=False,
         max_file_size=MAX_UPLOAD,
         allowed_paths=[str(site.queue.root), str(site.outputs)],
+        # The page has answered by then. gradio would ask a second time and give up after three seconds, which a busy
+        # machine may need.
+        _frontend=False,
         footer_links=["api", "settings"],
         theme=theme(),
         css=CSS,

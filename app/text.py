@@ -225,8 +225,8 @@ FAILED_UNEXPECTEDLY = "This should not have happened: {error}. The log of the se
 # The server
 PORT_TAKEN = "--port {port}: in use by another program, or not allowed; choose another, or 0 for any free one"
 NO_ANSWER = (
-    "--host {host}: the page does not answer there. Either this machine is too busy at the moment, and it helps to try "
-    "again; or a proxy stands between, and NO_PROXY must name the host"
+    "--host {host}: the page listens there, but this machine cannot reach it ({error}). A firewall may stand between, "
+    "or the name may belong to another machine"
 )
 LISTENING = "The page is at {url} (Ctrl-C closes it; runs that are under way go on)"
 CLOSING = "Page closed. Runs that are under way go on; the page finds them again."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +165,21 @@ def test_a_taken_port_is_named(server: Server, tmp_path: Path) -> None:
     port = int(server.url.rstrip("/").rpartition(":")[2])
     with pytest.raises(ConfigError, match=f"--port {port}: in use"):
         main.launch(main.build(site=site), site, "127.0.0.1", port)
+
+
+def test_a_proxy_for_other_addresses_is_not_asked_for_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "intranet")
+    monkeypatch.delenv("no_proxy", raising=False)
+    site = Site(Queue(tmp_path / "runs"), tmp_path / "outputs")
+    page = main.build(site=site)
+    url = main.launch(page, site, "127.0.0.1", 0)
+    with httpx.Client(trust_env=False) as visitor:
+        assert visitor.get(url).status_code == 200
+    page.close(verbose=False)
+    assert os.environ["NO_PROXY"] == "intranet"
+    assert "no_proxy" not in os.environ
 
 
 def test_making_the_page_writes_and_starts_nothing(tmp_path: Path) -> None:
