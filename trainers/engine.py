@@ -17,6 +17,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from lrdiff.errors import BackendError
+from trainers.allocator import keep_freed_memory
 from trainers.config import PrecisionConfig
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ class Engine:
                 "precision.dtype is bf16, which this processor has no instructions for: steps take several times as "
                 "long as in fp32"
             )
+        if use_cpu:
+            keep_freed_memory()
         self.dtype = DTYPES[precision.dtype]
         # accelerate keeps its first choice for the whole process; a later run in it may need another one.
         AcceleratorState._reset_state(reset_partial_state=True)

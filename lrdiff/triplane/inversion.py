@@ -19,7 +19,7 @@ from lrdiff.triplane.poses import corrected, estimate_cameras
 
 CENTRE = (18, 21)
 """Where a camera says which column and row its axis meets, in picture sides."""
-POSE_SIDE = 32
+POSE_SIDE = 16
 """Side of the pictures from which unknown cameras are estimated."""
 OWN_RATE = 0.3
 """Rate of what a photo has of its own, as a share of the rate of what all share."""

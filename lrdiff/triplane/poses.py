@@ -12,7 +12,7 @@ from lrdiff.triplane.generator import TriplaneGenerator
 
 LIMITS = (0.2, 0.25)
 """Widest yaw and pitch by which a camera is corrected, in radians."""
-DRAWN, VIEWS = 400, 4
+DRAWN, VIEWS = 600, 6
 """Pictures that poses are learned from, and how many of them show one head."""
 RIDGE, WIDTH = 0.01, 0.3
 """Of the kernel regression: what is added to the kernel's diagonal, and the factor on squared distances of pictures,

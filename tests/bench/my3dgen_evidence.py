@@ -93,8 +93,8 @@ class Plan:
     anchor_side: int = 32
     steps: int = 200
     batch: int = 2
-    lr: float = 4e-3
-    full_lr: float = 1.2e-3
+    lr: float = 8e-3
+    full_lr: float = 2.4e-3
 
 
 def main(arguments: list[str]) -> int:

@@ -83,10 +83,13 @@ def test_unknown_cameras_of_the_mean_head_are_found(generator: TriplaneGenerator
     cameras = look_at(torch.tensor(yaws), torch.tensor(pitches), SMALL.radius, SMALL.focal)
     mean, _ = latent_space(generator, 2000, 0)
     photos = generator.view(mean.expand(3, -1), cameras).image
-    found = invert(generator, photos, None, InversionConfig(steps=40))
-    error = (yaw_pitch(found.cameras, generator) - torch.tensor([yaws, pitches]).T).abs()
-    assert float(error[:, 0].max()) < 0.1, error
-    assert float(error[:, 1].max()) < 0.15, error
+    truth, errors = torch.tensor([yaws, pitches]).T, []
+    for seed in range(3):  # the heads that poses are read off are drawn anew, and some lie nearer than others
+        found = invert(generator, photos, None, InversionConfig(steps=40, seed=seed))
+        errors.append((yaw_pitch(found.cameras, generator) - truth).abs())
+    mean = torch.cat(errors).mean(0)
+    assert float(mean[0]) < 0.1, errors
+    assert float(mean[1]) < 0.04, errors
 
 
 def test_photos_of_one_person_agree(generator: TriplaneGenerator) -> None:
