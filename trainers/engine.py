@@ -16,8 +16,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from lrdiff.allocator import keep_freed_memory
 from lrdiff.errors import BackendError
-from trainers.allocator import keep_freed_memory
 from trainers.config import PrecisionConfig
 
 log = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ from pathlib import Path
 from app.commands.console import say
 from app.commands.flags import Options, read_flags
 from app.commands.settings import build
+from lrdiff.allocator import keep_freed_memory
 from lrdiff.errors import ConfigError
 
 PROG = "lrdiff triplane"
@@ -39,6 +40,7 @@ def main(arguments: list[str]) -> int:
         return 0
     if not arguments or arguments[0] not in ACTIONS:
         raise ConfigError(f"{PROG} what? {', '.join(ACTIONS)}; see {PROG} --help")
+    keep_freed_memory()
     return ACTIONS[arguments[0]](arguments[1:])
 
 

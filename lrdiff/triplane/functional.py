@@ -13,8 +13,8 @@ LEAK = 0.2
 
 def fir_filter() -> Tensor:
     """Return the separable [1, 3, 3, 1] low pass as a 4 x 4 filter of sum 1."""
-    line = torch.tensor([1.0, 3.0, 3.0, 1.0])
-    return torch.outer(line, line) / line.sum() ** 2
+    line = (1, 3, 3, 1)
+    return torch.tensor([[one * other / sum(line) ** 2 for other in line] for one in line])
 
 
 def filtered(images: Tensor, taps: Tensor) -> Tensor:

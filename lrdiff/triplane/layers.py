@@ -24,7 +24,9 @@ class Linear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, gain: float = 1.0, bias: float = 0.0, act: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) / gain)
+        # In place: on the meta device, where generators are made before their weights are read, other arithmetic has
+        # torch import its compiler first, which takes seconds.
+        self.weight = nn.Parameter(torch.randn(outputs, inputs).div_(gain))
         self.bias = nn.Parameter(torch.full((outputs,), float(bias)))
         self.weight_gain, self.bias_gain, self.act = gain / math.sqrt(inputs), gain, act
         self.delta: nn.Module | None = None

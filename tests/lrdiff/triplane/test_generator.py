@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -137,3 +139,15 @@ def test_both_forms_of_superresolution_reach_their_side(up: tuple[bool, bool]) -
     assert TINY.superres is not None
     config: TriplaneConfig = dataclasses.replace(TINY, superres=dataclasses.replace(TINY.superres, up=up))
     assert tiny(config=config)(torch.randn(1, 8), frontal(config)).image.shape[-1] == config.side
+
+
+def test_reading_a_generator_does_not_import_the_compiler() -> None:
+    """Which takes several times as long as the reading itself."""
+    code = (
+        "import sys\n"
+        "from lrdiff.triplane.store import find, load\n"
+        "load(find('heads'))\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
