@@ -25,6 +25,7 @@ BENCHES = (
     "page_load",
     "my3dgen_prior",
     "my3dgen_evidence",
+    "my3dgen_speed",
     "sla_attention",
     "sla_quality",
     "sla_wan",

@@ -12,8 +12,9 @@ from lrdiff.triplane.generator import TriplaneGenerator
 from lrdiff.triplane.store import save
 from lrdiff.world.heads import IDENTITY
 from tests.bench import my3dgen_evidence as bench
-from tests.bench import result
+from tests.bench import my3dgen_speed, result
 from tests.bench.my3dgen_subjects import Subject
+from tests.lrdiff.triplane.tiny import tiny
 from trainers.embedded.heads import HeadsConfig
 from trainers.my3dgen.config import My3DGenRun, My3DGenSettings
 
@@ -73,3 +74,17 @@ def test_what_is_measured_is_what_a_user_gets() -> None:
 
 
 bench_plan = bench.Plan(anchor_steps=3, anchor_side=8, steps=6)
+
+
+def test_speed_is_measured_on_a_generator_that_stays_as_it_was() -> None:
+    generator = tiny().requires_grad_(False)
+    before = {name: value.clone() for name, value in generator.state_dict().items()}
+    views = my3dgen_speed.speed(generator, "cpu", repeats=1)
+    step, peak = my3dgen_speed.tuning(generator, "cpu", repeats=1)
+    assert min(views.values()) > 0
+    assert views.keys() == {"kept", "made"}
+    assert step > 0
+    assert peak is None, "only a GPU has a peak of its own"
+    after = generator.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
