@@ -26,6 +26,9 @@ def keep_freed_memory() -> bool:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
-        log.debug("this C library has no mallopt; memory is taken as it does by itself")
-        return False
-    return all(mallopt(name, value) for name, value in KEPT.items())
+        taken = False
+    else:
+        taken = all(mallopt(name, value) for name, value in KEPT.items())
+    if not taken:
+        log.debug("this C library has no mallopt for it; memory is taken as it does by itself")
+    return taken

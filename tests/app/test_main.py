@@ -182,6 +182,16 @@ def test_a_proxy_for_other_addresses_is_not_asked_for_the_page(tmp_path: Path, m
     assert "no_proxy" not in os.environ
 
 
+def test_a_page_that_cannot_be_reached_says_what_stood_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise httpx.ConnectError("Connection refused")
+
+    monkeypatch.setattr("gradio.blocks.httpx.get", refuse)
+    site = Site(Queue(tmp_path / "runs"), tmp_path / "outputs")
+    with pytest.raises(ConfigError, match=r"--host 127.0.0.1: .* cannot reach it \(Connection refused\)"):
+        main.launch(main.build(site=site), site, "127.0.0.1", 0)
+
+
 def test_making_the_page_writes_and_starts_nothing(tmp_path: Path) -> None:
     page = main.build(tmp_path / "runs", tmp_path / "outputs")
     assert list(tmp_path.iterdir()) == []
