@@ -87,6 +87,7 @@ class Plan:
         batch: Photos per step.
         lr: Of the adapter.
         full_lr: Of full fine-tuning.
+        seed: Of all that is drawn.
     """
 
     anchor_steps: int = 60
@@ -95,6 +96,7 @@ class Plan:
     batch: int = 2
     lr: float = 8e-3
     full_lr: float = 2.4e-3
+    seed: int = 0
 
 
 def main(arguments: list[str]) -> int:
@@ -156,12 +158,13 @@ def measure(number: int, arm: str, plan: Plan, model: str) -> dict[str, Any]:
         key = f"{number} {plan} {model} {own.cameras is None} {doubled}"
         begin = time.process_time()
         known = _anchors.get(key)
+        torch.manual_seed(plan.seed)
         trainer = My3DGen(config, "my3dgen", engine, known[0] if known else None)
         search = known[1] if known else time.process_time() - begin
         _anchors[key] = (trainer.learned, search)
         begin = time.process_time()
         if settings is not None:
-            fit(trainer, config.optim, engine=engine, seed=0)
+            fit(trainer, config.optim, engine=engine, seed=plan.seed)
         seconds = search + (time.process_time() - begin if settings is not None else 0.0)
         trained = sum(p.numel() for _, p in trainer.personal.named_parameters()) if settings is not None else 0
         artifact = Path(folder) / "adapter.safetensors"
@@ -189,6 +192,7 @@ def _config(
             "method": own | settings,
             "optim": {"steps": plan.steps, "lr": lr, "warmup": WARMUP},
             "precision": PrecisionConfig(device="cpu"),
+            "seed": plan.seed,
         }
     )
 
