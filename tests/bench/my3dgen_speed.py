@@ -54,8 +54,7 @@ def speed(generator: TriplaneGenerator, device: str, repeats: int) -> dict[str, 
         planes = generator.planes(ws)
 
         def view(kept: Tensor | None) -> View:
-            with torch.no_grad():
-                return generator.view(ws, camera, planes=kept, half=device == "cuda")
+            return generator.view(ws, camera, planes=kept, half=device == "cuda")
 
         runs: dict[str, Callable[[], Any]] = {"kept": lambda: view(planes), "made": lambda: view(None)}
         found = medians(runs, device, repeats)
@@ -122,10 +121,14 @@ def main(arguments: list[str]) -> int:
         del generator
     for row in rows:
         print(*(f"{cell:.4g}" if isinstance(cell, float) else cell for cell in row), sep="  ")
-    note = "A personal head by the clock, with all cores; the rest by the processor's time, with one thread. "
-    if device == "cuda":
-        note = "Super-resolution in half precision where nothing is learned. "
-    note += "ffhq512 is EG3D's configuration with random weights. Medians of rounds after a first one."
+    rest = {
+        "cpu": "the rest by the processor's time, with one thread",
+        "cuda": "the rest by the GPU's, with super-resolution in half precision where nothing is learned",
+    }
+    note = (
+        f"A personal head by the clock, with all cores; {rest[device]}. ffhq512 is EG3D's configuration with random "
+        "weights. Medians of rounds after a first one."
+    )
     name = "my3dgen_speed" + ("_gpu" if device == "cuda" else "")
     write(name, command("my3dgen_speed", arguments), ["", "measured", "goal or published"], rows, note)
     return 0
