@@ -71,6 +71,7 @@ class LoraConfig:
         form: How a convolution's weight is seen as a matrix.
         styles: Whether the styles' fully connected layers are changed too.
         extras: Whether biases, noise strengths and the constant of the touched layers are trained too.
+        decoder: Whether the decoder is trained too, which the publication freezes.
         full: Train every weight but the mapping's in place of all that: the baseline, as large as the generator.
     """
 
@@ -79,6 +80,7 @@ class LoraConfig:
     form: Form = "published"
     styles: bool = True
     extras: bool = True
+    decoder: bool = False
     full: bool = False
 
     def __post_init__(self) -> None:
@@ -90,7 +92,7 @@ class Personal:
     """A generator with an adapter on it. The generator is changed in place; `remove` takes everything back.
 
     Every modulated convolution and every projection to colours of synthesis and super-resolution gets a change.
-    Mapping and decoder stay as they are.
+    The mapping stays as it is, and so does the decoder where the configuration does not name it.
 
     Args:
         generator: Without adapter. Its parameters stop requiring gradients, apart from the trained ones.
@@ -112,11 +114,13 @@ class Personal:
             layer.delta = ConvDelta(layer, config.r, config.alpha, config.form)
             if config.styles:
                 layer.affine.delta = LinearDelta(layer.affine, config.r, config.alpha)
-        extras = dict(extra_parameters(generator)) if config.extras else {}
+        whole = dict(extra_parameters(generator)) if config.extras else {}
+        if config.decoder:
+            whole |= {n: p for n, p in generator.named_parameters() if n.startswith("decoder.")}
         if config.full:
-            extras = {n: p for n, p in generator.named_parameters() if not n.startswith("backbone.mapping.")}
-        self.before = {name: p.detach().clone() for name, p in extras.items()}
-        for parameter in extras.values():
+            whole = {n: p for n, p in generator.named_parameters() if not n.startswith("backbone.mapping.")}
+        self.before = {name: p.detach().clone() for name, p in whole.items()}
+        for parameter in whole.values():
             parameter.requires_grad_(True)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:

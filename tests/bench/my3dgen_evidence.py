@@ -54,7 +54,7 @@ VISIBLE = 0.12
 CACHE = ASSETS.parent / ".cache" / "bench" / "my3dgen"
 
 WARMUP = 10
-"""Steps, the trainer's own default, like the rest of the plan but for the learning rate of full fine-tuning."""
+"""Steps, the trainer's own default, like the rest of the plan."""
 MIRRORED = {"symmetry": 1.0, "symmetry_form": "photos"}
 PIXELS = {"symmetry": 0.3, "symmetry_form": "pixels", "symmetry_every": 2}
 PLAIN = {"form": "plain"}
@@ -65,6 +65,7 @@ ARMS: dict[str, dict[str, Any] | None] = {
     "LoRA r = 1, mirrored photos": MIRRORED,
     "plain LoRA r = 1": PLAIN,
     "plain LoRA r = 1, cameras unknown": {**PLAIN, "cameras": None, "refine": True},
+    "LoRA r = 1, decoder frozen": {"decoder": False},
     "LoRA r = 4": {"r": 4, "alpha": 4.0},
     "full fine-tuning, mirrored photos": {"full": True, **MIRRORED},
     "LoRA r = 1, symmetry of pixels": PIXELS,
@@ -85,8 +86,7 @@ class Plan:
         anchor_side: Pixels in a row that each step of the search compares.
         steps: Of the tuning.
         batch: Photos per step.
-        lr: Of the adapter.
-        full_lr: Of full fine-tuning.
+        lr: Of low-rank matrices; weights trained whole take the trainer's default share of it.
         seed: Of all that is drawn.
     """
 
@@ -95,7 +95,6 @@ class Plan:
     steps: int = 200
     batch: int = 2
     lr: float = 8e-3
-    full_lr: float = 2.4e-3
     seed: int = 0
 
 
@@ -183,14 +182,13 @@ def _config(
         save_png(photo, folder / "photos" / f"{number:02d}.png")
     cameras = folder / "cameras.json"
     cameras.write_text(json.dumps({f"{n:02d}.png": c.tolist() for n, c in enumerate(orbit(base, angles))}))
-    lr = plan.full_lr if settings.get("full") else plan.lr
     own = {"cameras": cameras, "refine": False, "anchor_steps": plan.anchor_steps, "anchor_side": plan.anchor_side}
     return My3DGenRun.model_validate(
         {
             "model": model,
             "data": {"images": folder / "photos", "batch_size": plan.batch},
             "method": own | settings,
-            "optim": {"steps": plan.steps, "lr": lr, "warmup": WARMUP},
+            "optim": {"steps": plan.steps, "lr": plan.lr, "warmup": WARMUP},
             "precision": PrecisionConfig(device="cpu"),
             "seed": plan.seed,
         }

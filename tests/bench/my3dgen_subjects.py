@@ -13,7 +13,7 @@ from lrdiff.world.heads import IDENTITY, LATENT, heads
 from lrdiff.world.heads_render import HeadView
 from lrdiff.world.heads_render import orbit as photograph
 
-PHOTOS, VIEWED, HELD_OUT = 10, 1, 2
+PHOTOS, VIEWED, HELD_OUT = 10, 3, 2
 """Photos of a subject, how many of them are looked at from other sides, and further ones with other expressions."""
 MARKS = ("glasses", "scar", "band", "spot", "streak")
 TURNS = (0.5, 0.9)

@@ -234,6 +234,8 @@ OWN: dict[str, dict[str, tuple[Any, str]]] = {
         "method.form": ("plain", "shapes"),
         "method.styles": (False, "shapes"),
         "method.extras": (False, "shapes"),
+        "method.decoder": (False, "shapes"),
+        "method.whole_rate": (1.0, "weights"),
         "method.full": (True, "shapes"),
         "method.symmetry": (0.5, "weights"),
         "method.symmetry_every": (1, "weights"),
@@ -359,6 +361,7 @@ def full(world: World, method: str) -> Any:
         changes = {n: v for n, v in changes.items() if n not in ("method__k", "method__early_stop", "method__guidance")}
         changes["method__mode"] = "lv"
     changes.pop("method__full", None)  # leaves the low-rank settings without effect, so it is refused beside them
+    changes.pop("method__whole_rate", None)  # refused where neither extras nor decoder is trained
     if "method__symmetry_form" in changes:
         changes["method__symmetry_form"] = "pixels"  # the only one that reads the temperature
     if "data.validation" not in run_config_class(method).unread:

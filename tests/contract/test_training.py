@@ -127,11 +127,11 @@ def test_the_groups_are_those_of_the_layers(method: str, world: World) -> None:
     trainer, _, _ = prepared(method, world)
     groups = {group.name: group for group in trainer.param_groups() if group.params}
     names = {
-        "tensor-lora": {"transform", "residual"}, "watermark": {"lora"}, "my3dgen": {"lora", "extras"},
+        "tensor-lora": {"transform", "residual"}, "watermark": {"lora"}, "my3dgen": {"lora", "whole"},
         "sla": {"projections", "shares", "weights"}, "alignprop": {"adapter"},
     }.get(method, {"residual"})  # fmt: skip
     assert set(groups) == names
-    assert all(group.decay == (name not in ("transform", "extras", "shares")) for name, group in groups.items())
+    assert all(group.decay == (name not in ("transform", "whole", "shares")) for name, group in groups.items())
     if "transform" in groups:
         assert len(groups["transform"].params) == len(trainer.report.targets)
 

@@ -57,6 +57,14 @@ class My3DGenSettings(Settings):
     extras: bool = True
     """Also train biases, noise strengths and the constant, as published."""
 
+    decoder: bool = True
+    """Also train the decoder, without which colours that no head of the generator has cannot be learned. In the
+    publication it is frozen."""
+
+    whole_rate: PositiveFloat = 0.3
+    """Factor on the learning rate of weights that are trained whole: extras, decoder, and all of full fine-tuning. In
+    the publication it is 1."""
+
     full: bool = False
     """Train every weight but the mapping's, as a baseline. The result is as large as the generator."""
 
@@ -104,10 +112,13 @@ class My3DGenSettings(Settings):
             raise ValueError(f"symmetry_form={self.symmetry_form} leaves {', '.join(unread)} without effect; leave out")
         if self.identity_every != type(self).model_fields["identity_every"].default and not self.identity:
             raise ValueError("identity=0 leaves identity_every without effect; leave out one or the other")
-        low_rank = ("r", "alpha", "form", "styles", "extras")
+        low_rank = ("r", "alpha", "form", "styles", "extras", "decoder")
         idle = [name for name in low_rank if getattr(self, name) != type(self).model_fields[name].default]
         if idle and self.full:
             raise ValueError(f"full leaves {', '.join(idle)} without effect; leave out one or the other")
+        rated = self.whole_rate != type(self).model_fields["whole_rate"].default
+        if rated and not (self.full or self.extras or self.decoder):
+            raise ValueError("without extras and decoder, whole_rate has no effect; leave it out")
         if 0 < self.patch < 8:
             raise ValueError(f"patch={self.patch} is too small to see anything; give 8 or more, or 0 for whole photos")
         if self.cameras is None and not self.refine:
@@ -129,7 +140,7 @@ class My3DGenOptim(OptimConfig):
     """Optimizer steps in all, counted from the very start, also after a resume."""
 
     lr: PositiveFloat = 8e-3
-    """Peak learning rate of AdamW. Full fine-tuning wants less, about 2.4e-3."""
+    """Peak learning rate of AdamW, of low-rank matrices; weights trained whole take method.whole_rate of it."""
 
     warmup: NonNegativeInt = 10
     """Steps over which the learning rate rises linearly to its peak."""

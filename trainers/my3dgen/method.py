@@ -95,7 +95,7 @@ class My3DGen(Method[My3DGenRun]):
             found = self._search(self.held_out.to(engine.device), None, True)
             self.held_out_anchors = found
         self.photos = photos
-        lora = LoraConfig(settings.r, settings.alpha, settings.form, settings.styles, settings.extras, settings.full)
+        lora = LoraConfig(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(LoraConfig)})
         self.personal = Personal(self.generator, lora)
 
     def _load_lpips(self) -> LPIPS | None:
@@ -221,11 +221,11 @@ class My3DGen(Method[My3DGenRun]):
         return pixel_symmetry(one, other, self.config.method.symmetry_temperature)
 
     def param_groups(self) -> Iterable[ParamGroup]:
-        """Return the low-rank matrices, and the extras, which no decay pulls to zero."""
+        """Return the low-rank matrices, and the weights trained whole, which no decay pulls to zero."""
         named = list(self.personal.named_parameters())
         lora = [p for name, p in named if ".delta." in name]
-        extras = [p for name, p in named if ".delta." not in name]
-        return [ParamGroup("lora", lora), ParamGroup("extras", extras, decay=False)]
+        whole = [p for name, p in named if ".delta." not in name]
+        return [ParamGroup("lora", lora), ParamGroup("whole", whole, self.config.method.whole_rate, decay=False)]
 
     def artifact(self) -> Artifact:
         """Return adapter and anchors."""

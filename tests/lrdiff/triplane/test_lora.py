@@ -70,6 +70,20 @@ def test_the_mini_generator_has_the_reference_counts() -> None:
     assert four["conv backbone"] + biases == 51_296
 
 
+def test_the_decoder_is_trained_whole_where_it_is_named() -> None:
+    found = counted(eg3d_config("ffhq512"), LoraConfig(decoder=True))
+    assert sum(found.values()) == 243_965 + 4_257
+    generator = tiny()
+    personal = Personal(generator, LoraConfig(extras=False, decoder=True))
+    whole = {name for name, _ in personal.named_parameters() if ".delta." not in name}
+    assert whole == {name for name, _ in generator.named_parameters() if name.startswith("decoder.")}
+    before = {name: generator.get_parameter(name).clone() for name in whole}
+    trained(personal)
+    assert not any(torch.equal(generator.get_parameter(name), value) for name, value in before.items())
+    personal.remove()
+    assert all(torch.equal(generator.get_parameter(name), value) for name, value in before.items())
+
+
 def trained(personal: Personal, seed: int = 0) -> None:
     """Put random numbers where training would."""
     rng = torch.Generator().manual_seed(seed)

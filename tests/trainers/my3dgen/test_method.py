@@ -32,9 +32,10 @@ def test_the_adapter_learns_what_anchors_cannot_show(studio: Studio) -> None:
     assert after > before + 2, (before, after)
 
 
-def test_only_the_adapter_learns_anchors_mapping_and_decoder_stay(studio: Studio) -> None:
+@pytest.mark.parametrize("decoder", [True, False])
+def test_only_the_adapter_learns_anchors_and_mapping_stay(studio: Studio, decoder: bool) -> None:
     symmetry = {"method__symmetry": 0.5, "method__symmetry_form": "pixels", "method__symmetry_every": 1}
-    trainer, config, engine = studio.method(**symmetry)
+    trainer, config, engine = studio.method(**symmetry, method__decoder=decoder)
     base = load_file(studio.model / "generator.safetensors")
     anchors = trainer.anchors.ws.clone()
     declared = {id(p) for group in trainer.param_groups() for p in group.params}
@@ -50,6 +51,9 @@ def test_only_the_adapter_learns_anchors_mapping_and_decoder_stay(studio: Studio
     extras = set(trainer.personal.before)
     assert all(torch.equal(state[name], value) for name, value in base.items() if name not in extras)
     assert any(not torch.equal(state[name], base[name]) for name in extras)
+    inside = {name for name in base if name.startswith("decoder.")}
+    assert inside & extras == (inside if decoder else set())
+    assert all(torch.equal(state[name], base[name]) != decoder for name in inside)
 
 
 def test_mirrored_photos_are_learned_from_and_not_kept(studio: Studio) -> None:
@@ -123,7 +127,7 @@ def test_equal_settings_give_equal_runs_and_the_seed_changes_them(studio: Studio
     "change",
     [
         {"method__r": 2}, {"method__alpha": 4.0}, {"method__form": "plain"}, {"method__styles": False},
-        {"method__extras": False}, {"method__full": True},
+        {"method__extras": False}, {"method__decoder": False}, {"method__whole_rate": 1.0}, {"method__full": True},
         {"method__space": "w+"}, {"method__anchor_steps": 5}, {"method__anchor_lr": 0.01},
         {"method__together": 0.0},
         {"method__anchor_side": 8}, {"method__patch": 8},
@@ -248,6 +252,18 @@ def test_full_tuning_leaves_only_the_mapping_and_its_result_goes_on(studio: Stud
     assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())
     with pytest.raises(ValidationError, match="full leaves r, styles without effect"):
         studio.config(method__full=True, method__r=2, method__styles=False)
+    with pytest.raises(ValidationError, match="full leaves decoder without effect"):
+        studio.config(method__full=True, method__decoder=False)
+
+
+def test_weights_trained_whole_have_a_rate_of_their_own(studio: Studio) -> None:
+    trainer, _, _ = studio.method(method__whole_rate=0.1)
+    lora, whole = trainer.param_groups()
+    assert (lora.lr_scale, whole.lr_scale) == (1.0, 0.1)
+    names = {name for name, p in trainer.personal.named_parameters() if any(p is other for other in whole.params)}
+    assert names == set(trainer.personal.before)
+    with pytest.raises(ValidationError, match="whole_rate has no effect"):
+        studio.config(method__whole_rate=0.1, method__extras=False, method__decoder=False)
 
 
 @pytest.mark.parametrize(
