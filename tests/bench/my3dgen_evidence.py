@@ -70,6 +70,7 @@ ARMS: dict[str, dict[str, Any] | None] = {
     "full fine-tuning, mirrored photos": {"full": True, **MIRRORED},
     "LoRA r = 1, symmetry of pixels": PIXELS,
     "LoRA r = 2": {"r": 2, "alpha": 2.0},
+    "plain LoRA r = 1, mirrored photos": {**PLAIN, **MIRRORED},
     "LoRA r = 2, mirrored photos": {"r": 2, "alpha": 2.0, **MIRRORED},
     "LoRA r = 4, mirrored photos": {"r": 4, "alpha": 4.0, **MIRRORED},
 }
