@@ -44,7 +44,7 @@ class My3DGen(Method[My3DGenRun]):
     """Loss: MSE + pyramid of absolute differences, of raw and of finished picture, plus weighted symmetry and identity.
 
     Stage 1 is done when the method is built: anchors (and cameras) of all photos, which then stay as they are. Stage 2
-    is the training: the adapter learns to draw every photo from its anchor. Mapping and decoder are frozen.
+    is the training: the adapter learns to draw every photo from its anchor. The mapping is frozen.
 
     Differs from the paper: a pyramid takes the place of LPIPS, unless the user gives its weights; each step looks at a
     part of the photos; the symmetry learns from mirrored photos, with cameras mirrored and anchors of their own, or
@@ -152,9 +152,10 @@ class My3DGen(Method[My3DGenRun]):
     def describe(self) -> list[str]:
         """Return the preflight in words."""
         count = sum(p.numel() for _, p in self.personal.named_parameters())
+        frozen = "mapping" if self.config.method.decoder or self.config.method.full else "mapping and decoder"
         low, mean = float(self.anchors.psnr.min()), float(self.anchors.psnr.mean())
         return [
-            f"generator {self.base[:12]}: mapping and decoder frozen, {self.generator.config.side} px",
+            f"generator {self.base[:12]}: {frozen} frozen, {self.generator.config.side} px",
             f"{self.name}: {count:,} parameters on {len(self.personal.targets)} layers",
             *self.notes,
             self.person,

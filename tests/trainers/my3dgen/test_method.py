@@ -51,6 +51,7 @@ def test_only_the_adapter_learns_anchors_and_mapping_stay(studio: Studio, decode
     extras = set(trainer.personal.before)
     assert all(torch.equal(state[name], value) for name, value in base.items() if name not in extras)
     assert any(not torch.equal(state[name], base[name]) for name in extras)
+    assert trainer.describe()[0].endswith(f"{'mapping' if decoder else 'mapping and decoder'} frozen, 16 px")
     inside = {name for name in base if name.startswith("decoder.")}
     assert inside & extras == (inside if decoder else set())
     assert all(torch.equal(state[name], base[name]) != decoder for name in inside)
