@@ -46,8 +46,8 @@ class My3DGen(Method[My3DGenRun]):
     Stage 1 is done when the method is built: anchors (and cameras) of all photos, which then stay as they are. Stage 2
     is the training: the adapter learns to draw every photo from its anchor. The mapping is frozen.
 
-    Differs from the paper: a pyramid takes the place of LPIPS, unless the user gives its weights; each step looks at a
-    part of the photos; the symmetry learns from mirrored photos, with cameras mirrored and anchors of their own, or
+    Differs from the paper: the decoder is trained too unless it is told not to, and what is trained whole more slowly;
+    a pyramid takes the place of LPIPS, unless the user gives its weights; each step looks at a part of the photos; the symmetry learns from mirrored photos, with cameras mirrored and anchors of their own, or
     compares pixels where they can agree, unless identity features are asked for; all anchors are searched together, by
     pixels, as states of one person.
     """
