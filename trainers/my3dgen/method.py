@@ -47,9 +47,10 @@ class My3DGen(Method[My3DGenRun]):
     is the training: the adapter learns to draw every photo from its anchor. The mapping is frozen.
 
     Differs from the paper: the decoder is trained too unless it is told not to, and what is trained whole more slowly;
-    a pyramid takes the place of LPIPS, unless the user gives its weights; each step looks at a part of the photos; the symmetry learns from mirrored photos, with cameras mirrored and anchors of their own, or
-    compares pixels where they can agree, unless identity features are asked for; all anchors are searched together, by
-    pixels, as states of one person.
+    a pyramid takes the place of LPIPS, unless the user gives its weights; each step looks at a part of the photos; the
+    symmetry learns from mirrored photos, with cameras mirrored and anchors of their own, or compares pixels where they
+    can agree, unless identity features are asked for; all anchors are searched together, by pixels, as states of one
+    person.
     """
 
     def __init__(self, config: My3DGenRun, name: str, engine: Engine, anchors: Anchors | None = None) -> None:
